@@ -1,0 +1,422 @@
+//! `serve`: puts the rooms together, and takes them apart again when asked to stop.
+
+use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{config_or_exit, fail, listen};
+use crate::{
+    codex::{self, DemoEngine, Engine},
+    config::Config,
+    http::{self, App},
+    limits,
+    queue::{
+        Queue,
+        bell::{self, Doorbell},
+        worker::{self, Workshop},
+    },
+    retention::Cleaner,
+    state_dir,
+    store::Store,
+    systemd,
+    telemetry::{self, Metrics},
+};
+
+/// How long open connections may take to end when everything else has.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Start the service.
+///
+/// Front (HTTP) and worker (Codex) run in one process, or apart with --role: they share the
+/// state directory and two doorbells in it. It starts also without Codex or a login: /ready and
+/// the log say what is missing.
+///
+/// SIGTERM and SIGINT let running jobs end for `SHUTDOWN_GRACE_SECONDS`; a second one does not wait.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "\
+Example:
+  LISTEN=127.0.0.1:8000 STATE_DIR=/var/lib/codex-image-service codex-image-service serve
+
+Exit codes: 0 stopped by a signal, 1 failed (a wrong setting, the address is taken, a database \
+that is not ours), 2 wrong usage.")]
+pub(super) struct Args {
+    /// What this process does.
+    #[arg(long, value_enum, default_value_t)]
+    role: Role,
+}
+
+impl Args {
+    /// Do front and worker run as two processes, perhaps of two users?
+    pub(super) fn is_split(&self) -> bool {
+        self.role != Role::All
+    }
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Role {
+    /// Answers HTTP.
+    Front,
+    /// Runs Codex.
+    Worker,
+    /// Both.
+    #[default]
+    All,
+}
+
+/// What a started service tells.
+pub(super) struct Started {
+    /// Its store.
+    pub(super) store: Store,
+    /// Where it can be reached, `http://…`, or its socket.
+    pub(super) url: String,
+}
+
+/// What a stop may take after the grace: ending Codex, the last looks, open connections.
+const TIDYING: Duration = Duration::from_secs(30);
+
+/// Descriptors that are not for connections: the store, Codex's files, pictures being stored and
+/// served.
+const RESERVED_FILES: usize = 256;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
+    // Before any thread: it takes variables out of the environment.
+    let passed = match systemd::passed_sockets() {
+        Ok(passed) => passed,
+        Err(error) => return fail(&error),
+    };
+    let config = match config_or_exit(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let guard = telemetry::init(config.log_level);
+    let code = run_with(config, args.role, passed, codex::engine, async |_: Started| Ok(()));
+    drop(guard);
+    code
+}
+
+/// The service of `demo` on a socket of its own; `welcome` is called when it listens.
+pub(super) fn run_demo<F, E>(
+    config: Config,
+    socket: std::net::TcpListener,
+    delay: Duration,
+    welcome: impl FnOnce(Started) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let guard = telemetry::init(config.log_level);
+    let painter = |_: &Config| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
+    let sockets = vec![systemd::Listener::Tcp(socket)];
+    let code = run_with(config, Role::All, sockets, painter, async |started| {
+        welcome(started).await.map_err(Into::into)
+    });
+    drop(guard);
+    code
+}
+
+fn run_with(
+    config: Config,
+    role: Role,
+    passed: Vec<systemd::Listener>,
+    engine: impl FnOnce(&Config) -> io::Result<Arc<dyn Engine>>,
+    started: impl AsyncFnOnce(Started) -> Result<(), Error>,
+) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let served = runtime.block_on(async {
+        let engine = if role == Role::Front { None } else { Some(engine(&config)?) };
+        serve(config, role, passed, engine, started).await
+    });
+    // Threads that still wait for something (a lock, a slow disk) must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Also where the journal does not look: a start that fails must be seen.
+            fail(error.as_ref())
+        }
+    }
+}
+
+async fn serve(
+    config: Config,
+    role: Role,
+    passed: Vec<systemd::Listener>,
+    engine: Option<Arc<dyn Engine>>,
+    started: impl AsyncFnOnce(Started) -> Result<(), Error>,
+) -> Result<(), Error> {
+    state_dir::make(&config, role != Role::All)?;
+    let open_files = limits::raise_descriptor_limit();
+    let mut stop_signals = StopSignals::new()?;
+    let listeners =
+        if role == Role::Worker { Vec::new() } else { listen::sockets(&config, passed).await? };
+    let store = Store::open(&config.database).await?;
+    if store.is_fresh().await? {
+        // Before the first job, which makes files.
+        state_dir::mark_empty_folders(&config, &store.instance().await?);
+    }
+    let metrics = Arc::new(Metrics::new());
+
+    let draining = CancellationToken::new();
+    let closing = CancellationToken::new();
+    let hurry = CancellationToken::new();
+    let stop_serving = CancellationToken::new();
+    let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role)?;
+
+    let worker = engine.clone().map(|engine| {
+        report_problems(engine.as_ref());
+        clean_up_regularly(&config, &store, &engine, draining.clone());
+        let shop = workshop(&config, &store, engine, front_bell, &metrics);
+        let lock = config.worker_lock();
+        let (draining, hurry, grace) = (draining.clone(), hurry.clone(), config.shutdown_grace);
+        tokio::spawn(async move {
+            let Some(bell) = work_to_do else { return Ok(()) };
+            let bell = move || match bell {
+                WorkBell::Within(listener) => Ok(listener),
+                WorkBell::At(path) => bell::listen(&path),
+            };
+            worker::work(shop, &lock, bell, draining, hurry, grace).await
+        })
+    });
+
+    let connections = TaskTracker::new();
+    let mut url = config.public_base_url.clone();
+    if let Some(finished) = finished {
+        let max = config.generation_queue_max_size;
+        let (draining, closing) = (draining.clone(), closing.clone());
+        let queue = Queue::start(store.clone(), max, worker_bell, finished, draining, closing);
+        let app = App::new(&config, store.clone(), queue, engine, metrics);
+        let router = http::router(app, &config);
+        let slots = Arc::new(Semaphore::new(connection_slots(&config, open_files)));
+        for listener in listeners {
+            url = listen::address_of(&listener);
+            tracing::info!(address = url, "listening");
+            connections.spawn(http::server::serve(
+                listener,
+                router.clone(),
+                Arc::clone(&slots),
+                stop_serving.clone(),
+                connections.clone(),
+            ));
+        }
+    }
+    started(Started { store: store.clone(), url }).await?;
+    systemd::ready();
+    keep_watchdog_quiet(store.clone());
+
+    let outcome =
+        wait_for_the_end(worker, &mut stop_signals, &draining, &hurry, role, config.shutdown_grace)
+            .await;
+    closing.cancel();
+    stop_serving.cancel();
+    connections.close();
+    if tokio::time::timeout(CLOSING, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "connections that did not end are cut");
+    }
+    store.close().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// As many as the setting allows, and no more than there are descriptors for: a stranger's idle
+/// connections must leave the worker enough to store what was paid for.
+fn connection_slots(config: &Config, open_files: u64) -> usize {
+    let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+    let most = open_files.saturating_sub(RESERVED_FILES).max(1);
+    if config.max_connections > most {
+        tracing::warn!(
+            max_connections = config.max_connections,
+            open_files,
+            "the limit of open files allows {most} connections only"
+        );
+    }
+    config.max_connections.min(most)
+}
+
+/// Says that all is well for as long as the store answers, when the service manager wants to know.
+fn keep_watchdog_quiet(store: Store) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(interval);
+        loop {
+            tick.tick().await;
+            if store.answers().await {
+                systemd::alive();
+            }
+        }
+    });
+}
+
+/// Until a signal, or until the worker fails; then until the worker has drained.
+async fn wait_for_the_end(
+    worker: Option<tokio::task::JoinHandle<io::Result<()>>>,
+    signals: &mut StopSignals,
+    draining: &CancellationToken,
+    hurry: &CancellationToken,
+    role: Role,
+    grace: Duration,
+) -> Result<(), Error> {
+    let mut worker = worker;
+    let early = tokio::select! {
+        () = signals.next() => None,
+        ended = async {
+            match worker.as_mut() {
+                Some(worker) => worker.await,
+                None => std::future::pending().await,
+            }
+        } => Some(ended),
+    };
+    tracing::info!(?role, "stopping");
+    systemd::stopping();
+    // Longer than the grace: Codex is stopped and the books are closed after it.
+    systemd::extend_timeout(grace + TIDYING);
+    draining.cancel();
+    let ended = match (early, worker) {
+        (Some(ended), _) => ended,
+        (None, Some(worker)) => {
+            let mut worker = worker;
+            tokio::select! {
+                ended = &mut worker => ended,
+                () = signals.next() => {
+                    tracing::warn!("a second signal: not waiting for running jobs");
+                    hurry.cancel();
+                    worker.await
+                }
+            }
+        }
+        (None, None) => return Ok(()),
+    };
+    ended?.map_err(Into::into)
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// Where the worker listens, once it is the only one.
+enum WorkBell {
+    Within(bell::Listener),
+    At(PathBuf),
+}
+
+/// The bell that wakes the worker and what it hears; the bell that wakes the front and what it
+/// hears. Within one process they are channels, between two they are sockets.
+type Bells = (Doorbell, Option<WorkBell>, Doorbell, Option<bell::Listener>);
+
+fn bells(config: &Config, role: Role) -> io::Result<Bells> {
+    let (worker, front) =
+        (config.run_dir().join("worker.bell"), config.run_dir().join("front.bell"));
+    Ok(match role {
+        Role::All => {
+            let (worker_bell, work_to_do) = bell::local();
+            let (front_bell, finished) = bell::local();
+            (worker_bell, Some(WorkBell::Within(work_to_do)), front_bell, Some(finished))
+        }
+        Role::Front => {
+            let (to_worker, to_front) = (Doorbell::remote(&worker)?, Doorbell::remote(&front)?);
+            (to_worker, None, to_front, Some(bell::listen(&front)?))
+        }
+        Role::Worker => {
+            let (to_worker, to_front) = (Doorbell::remote(&worker)?, Doorbell::remote(&front)?);
+            (to_worker, Some(WorkBell::At(worker)), to_front, None)
+        }
+    })
+}
+
+fn workshop(
+    config: &Config,
+    store: &Store,
+    engine: Arc<dyn Engine>,
+    front_bell: Doorbell,
+    metrics: &Arc<Metrics>,
+) -> Workshop {
+    let (turns, jobs) = (Arc::clone(metrics), Arc::clone(metrics));
+    Workshop {
+        store: store.clone(),
+        engine,
+        concurrency: config.codex_worker_concurrency,
+        generated_dir: config.generated_dir.clone(),
+        workdir: config.codex_workdir.clone(),
+        references_dir: config.references_dir(),
+        retention: config.image_retention,
+        front_bell,
+        on_turn: Arc::new(move |took| turns.codex_ran(took)),
+        on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
+    }
+}
+
+/// Says in the log what stands in the way of drawing; the service starts all the same.
+fn report_problems(engine: &dyn Engine) {
+    for problem in engine.problems() {
+        tracing::warn!(code = problem.code.as_str(), "{}", problem.message);
+    }
+}
+
+fn clean_up_regularly(
+    config: &Config,
+    store: &Store,
+    engine: &Arc<dyn Engine>,
+    draining: CancellationToken,
+) {
+    let Some(interval) = config.cleanup_interval else { return };
+    let cleaner = Cleaner {
+        store: store.clone(),
+        engine: Arc::clone(engine),
+        generated_dir: config.generated_dir.clone(),
+        references_dir: config.references_dir(),
+        workdir: config.codex_workdir.clone(),
+    };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // One that is under way stops as well, before the store is closed under it; the next
+            // goes on where it stopped.
+            let report = tokio::select! {
+                biased;
+                () = draining.cancelled() => return,
+                report = async {
+                    tick.tick().await;
+                    cleaner.run(false).await
+                } => report,
+            };
+            match report {
+                Ok(report) => tracing::info!(
+                    expired_jobs = report.expired_jobs,
+                    images = report.images,
+                    orphans = report.orphan_files + report.orphan_rows,
+                    skipped_folders = report.skipped.len(),
+                    bytes = report.bytes,
+                    "clean-up done"
+                ),
+                Err(error) => tracing::error!(%error, "the clean-up stopped"),
+            }
+        }
+    });
+}

@@ -1,0 +1,359 @@
+//! The engine that starts one `codex exec` for each picture. It promises one run at a time on each
+//! login, an end to every run, and that whatever picture lies in the run's own thread folder is
+//! reported, however the run ended.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{self, Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BoxFuture, Engine, Failure, FailureCode, Finished, ThreadRef, ThreadSink, Turn, clip, command,
+    command::Run,
+    events::Report,
+    failures::{self, Ending, Evidence},
+    follow::Follower,
+    harvest::{self, Harvest},
+    locate,
+    locate::Program,
+    login::{Lease, Logins},
+    prompt, run, salvage,
+    spawn::{self, Launch, Spawner},
+};
+use crate::config::{Config, LoginHome};
+
+pub(super) const EVENTS: &str = "events.jsonl";
+const STDERR: &str = "stderr.txt";
+/// The label of the login, so that recovery knows whose lock to wait for even when the run ended
+/// before it had a thread.
+pub(super) const LOGIN: &str = "login";
+const CWD: &str = "cwd";
+/// The error that explains a run stands at the end.
+const STDERR_READ: u64 = 256 * 1024;
+/// By so much may a file in the home grow: a picture has a few MB, but the databases of a home
+/// that people use as well may be of any size.
+const LARGEST_GROWTH: u64 = 256 * 1024 * 1024;
+/// For how long a login is the last choice when nobody said how long; it is still tried.
+const UNKNOWN_REST: i64 = 300;
+
+/// Draws by `codex exec`.
+pub struct ExecEngine {
+    bin: PathBuf,
+    model: Option<String>,
+    /// What Codex inherits, HOME and PATH among it.
+    environment: Vec<(&'static str, OsString)>,
+    timeout: Duration,
+    logins: Arc<Logins>,
+    spawner: Spawner,
+}
+
+impl ExecEngine {
+    /// Sets the engine up; neither Codex nor a login need to be there yet.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        Ok(Self {
+            bin: config.codex_bin.clone(),
+            model: config.codex_model.clone().filter(|model| !model.is_empty()),
+            environment: command::inherited(config),
+            timeout: config.codex_timeout,
+            logins: Logins::new(&config.codex_homes),
+            spawner: Spawner::new()?,
+        })
+    }
+
+    /// Tries one login after the other for as long as the reason is the login's own.
+    async fn run(
+        &self,
+        turn: &Turn,
+        sink: ThreadSink<'_>,
+        stop: CancellationToken,
+    ) -> Result<Finished, Failure> {
+        // Before the wait for a login: without Codex there is nothing to wait for.
+        self.locate()?;
+        let mut tried = Vec::new();
+        let mut left = self.timeout;
+        let mut last = None;
+        loop {
+            let lease = match self.logins.any(&tried, &stop).await {
+                Ok(lease) => Arc::new(lease),
+                Err(refused) => return last.ok_or_else(|| refused.into()),
+            };
+            let begun = Instant::now();
+            let mut finished = self.attempt(turn, sink, &stop, &lease, left).await?;
+            left = left.saturating_sub(begun.elapsed());
+            let next = finished.candidates.is_empty() && rest(&lease, finished.failure.as_ref());
+            // What may have been drawn already is not drawn again with another login.
+            if !next || finished.unsure {
+                return Ok(finished);
+            }
+            tried.push(lease.index());
+            drop(lease);
+            let (logins, also) = (Arc::clone(&self.logins), tried.clone());
+            let more = blocking(move || Ok(logins.has_fresh(&also))).await?;
+            if !more || left.is_zero() || stop.is_cancelled() {
+                if let (Some(failure), Some(back)) =
+                    (&mut finished.failure, self.logins.first_quota())
+                {
+                    // Others may come back earlier than the last that was tried, or without
+                    // anybody's help when that one's login has expired.
+                    if failure.code == FailureCode::LoginExpired {
+                        *failure = failures::exhausted(None);
+                    }
+                    failure.retry_at = Some(back);
+                }
+                return Ok(finished);
+            }
+            last = Some(finished);
+        }
+    }
+
+    /// One run of Codex with one login.
+    async fn attempt(
+        &self,
+        turn: &Turn,
+        sink: ThreadSink<'_>,
+        stop: &CancellationToken,
+        lease: &Arc<Lease>,
+        timeout: Duration,
+    ) -> Result<Finished, Failure> {
+        let (launch, follower) = self.prepare(turn, lease).await?;
+        let running = self
+            .spawner
+            .spawn(launch)
+            .await
+            .map_err(|error| broken(&error, "Codex cannot be started"))?;
+
+        // From here on nothing may end this as if Codex had not run.
+        let login = &lease.home().label;
+        let limits = run::Limits { timeout, stop, home: &lease.home().path };
+        let run::Followed { report, ending, unsure } =
+            run::follow(running, follower, &limits, |thread| {
+                sink(ThreadRef { login: login.clone(), thread })
+            })
+            .await;
+
+        let thread = report.thread.clone().map(|thread| ThreadRef { login: login.clone(), thread });
+        let threads: Vec<_> =
+            thread.clone().map(|thread| (lease.home().path.clone(), thread)).into_iter().collect();
+        let dir = turn.dir.clone();
+        let gathered =
+            tokio::task::spawn_blocking(move || gather(&dir, &threads, &report, ending, unsure));
+        Ok(gathered.await.unwrap_or_else(|error| unseen(thread, &error.into())))
+    }
+
+    /// All that touches the disk before a run, off the async threads.
+    async fn prepare(
+        &self,
+        turn: &Turn,
+        lease: &Arc<Lease>,
+    ) -> Result<(Launch, Follower), Failure> {
+        let (bin, model, turn) = (self.bin.clone(), self.model.clone(), turn.clone());
+        let (environment, lease) = (self.environment.clone(), Arc::clone(lease));
+        blocking(move || {
+            // Anew: Codex may have been updated while a login was waited for.
+            let program = locate::locate(&bin, command::value(&environment, "PATH"))?;
+            prepare(&program, model.as_deref(), &environment, &turn, &lease)
+        })
+        .await
+    }
+
+    fn locate(&self) -> Result<Program, Failure> {
+        locate::locate(&self.bin, command::value(&self.environment, "PATH"))
+    }
+}
+
+impl Engine for ExecEngine {
+    fn draw<'a>(
+        &'a self,
+        turn: &'a Turn,
+        sink: ThreadSink<'a>,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Finished> {
+        Box::pin(async move { self.run(turn, sink, stop).await.unwrap_or_else(without_a_run) })
+    }
+
+    fn recover<'a>(&'a self, turn: &'a Turn, known: Option<ThreadRef>) -> BoxFuture<'a, Finished> {
+        Box::pin(async move {
+            salvage::salvage(turn.dir.clone(), &self.logins, known.clone())
+                .await
+                .unwrap_or_else(|error| unseen(known, &error))
+        })
+    }
+
+    fn capacity(&self) -> usize {
+        self.logins.homes().len()
+    }
+
+    fn problems(&self) -> Vec<Failure> {
+        let codex = self.locate().err();
+        codex.into_iter().chain(self.logins.check().err()).collect()
+    }
+
+    fn kept_threads(&self) -> BoxFuture<'_, Vec<ThreadRef>> {
+        let logins = Arc::clone(&self.logins);
+        Box::pin(async move {
+            let listed = tokio::task::spawn_blocking(move || {
+                let mut threads = Vec::new();
+                for LoginHome { label, path } in logins.homes() {
+                    let listed = harvest::threads(path).unwrap_or_else(|error| {
+                        tracing::warn!(%error, login = label, "kept pictures cannot be listed");
+                        Vec::new()
+                    });
+                    let named = |thread| ThreadRef { login: label.clone(), thread };
+                    threads.extend(listed.into_iter().map(named));
+                }
+                threads
+            });
+            listed.await.unwrap_or_default()
+        })
+    }
+
+    fn forget<'a>(&'a self, thread: &'a ThreadRef) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let (logins, thread) = (Arc::clone(&self.logins), thread.clone());
+            tokio::task::spawn_blocking(move || {
+                let homes = logins.homes();
+                if let Some(index) = logins.index(&thread.login) {
+                    return harvest::remove(&homes[index].path, &thread.thread);
+                }
+                // The login has another name by now, or its home is no longer ours.
+                let removed = homes.iter().map(|home| harvest::remove(&home.path, &thread.thread));
+                removed.fold(Ok(()), Result::and)
+            })
+            .await?
+        })
+    }
+}
+
+fn prepare(
+    program: &Program,
+    model: Option<&str>,
+    environment: &[(&'static str, OsString)],
+    turn: &Turn,
+    lease: &Lease,
+) -> Result<(Launch, Follower), Failure> {
+    let failed = |error: io::Error| broken(&error, "a run cannot be prepared");
+    let dir = path::absolute(&turn.dir).map_err(failed)?;
+    let cwd = dir.join(CWD);
+    DirBuilder::new().recursive(true).mode(0o700).create(&cwd).map_err(failed)?;
+    let home = &lease.home().path;
+    let references = &turn.references;
+    let command =
+        command::command(&Run { program, home, model, environment, cwd: &cwd, references })?;
+    let (events, stderr) = (dir.join(EVENTS), dir.join(STDERR));
+    let launch = || {
+        fs::write(dir.join(LOGIN), &lease.home().label)?;
+        let stdout = output(&events)?;
+        let errors = output(&stderr)?;
+        let stdin = spawn::text_input(&prompt::compose(turn)?)?;
+        let lock = Arc::clone(&lease.lock);
+        let largest_file = largest_in(home)? + LARGEST_GROWTH;
+        io::Result::Ok(Launch { command, stdin, stdout, stderr: errors, lock, largest_file })
+    };
+    let launch = launch().map_err(failed)?;
+    Ok((launch, Follower::new(&events, &stderr).map_err(failed)?))
+}
+
+fn largest_in(dir: &Path) -> io::Result<u64> {
+    let sizes = fs::read_dir(dir)?.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    Ok(sizes.max().unwrap_or(0))
+}
+
+/// A file for a stream of Codex, appended to: nothing that it starts can write over the rest.
+fn output(path: &Path) -> io::Result<File> {
+    File::options().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+    File::options().append(true).open(path)
+}
+
+/// What a run left in its own folder and in those of its threads. When it is `unsure` from the
+/// start, it stays so.
+pub(super) fn gather(
+    dir: &Path,
+    threads: &[(PathBuf, ThreadRef)],
+    report: &Report,
+    ending: Ending,
+    mut unsure: bool,
+) -> Finished {
+    let mut found = Harvest::default();
+    for (home, thread) in threads {
+        if let Err(error) = harvest::harvest(home, &thread.thread, &mut found) {
+            tracing::error!(%error, "the pictures of a thread cannot be looked for");
+            unsure = true;
+        }
+    }
+    let Harvest { pictures: candidates, others: saved_other } = found;
+    let stderr = clip::tail(&dir.join(STDERR), STDERR_READ);
+    let evidence = Evidence { report, stderr: &stderr, ending, saved_other };
+    let failure = match failures::specific(&evidence) {
+        None if !candidates.is_empty() => None,
+        None if unsure => Some(could_not_look()),
+        None => Some(failures::classify(&evidence)),
+        reported => reported,
+    };
+    Finished {
+        candidates,
+        unsure,
+        failure,
+        thread: threads.first().map(|(_, thread)| thread.clone()),
+        stdout: clip::head_and_tail(&dir.join(EVENTS)),
+        stderr: clip::head_and_tail(&dir.join(STDERR)),
+    }
+}
+
+pub(super) fn without_a_run(failure: Failure) -> Finished {
+    Finished { failure: Some(failure), ..Finished::default() }
+}
+
+/// There was a run, and what it left was not looked at.
+fn unseen(thread: Option<ThreadRef>, error: &io::Error) -> Finished {
+    tracing::error!(%error, "what Codex left could not be looked for");
+    Finished { thread, unsure: true, ..without_a_run(could_not_look()) }
+}
+
+/// The message is the caller's when nobody ever can look.
+fn could_not_look() -> Failure {
+    Failure::new(
+        FailureCode::CodexError,
+        "The service could not look for the image that Codex may have saved.",
+    )
+}
+
+fn broken(error: &io::Error, what: &'static str) -> Failure {
+    tracing::error!(%error, what);
+    Failure::new(FailureCode::CodexError, "The service could not start Codex.")
+}
+
+/// Whether the failure is this login's own, which then rests: another may well succeed.
+fn rest(lease: &Lease, failure: Option<&Failure>) -> bool {
+    let now = jiff::Timestamp::now().as_second();
+    match failure {
+        Some(Failure { code: FailureCode::QuotaExceeded, retry_at, .. }) => {
+            lease.rest(retry_at.unwrap_or(now + UNKNOWN_REST), true);
+            true
+        }
+        Some(Failure { code: FailureCode::LoginExpired, .. }) => {
+            lease.rest(now + UNKNOWN_REST, false);
+            true
+        }
+        _ => false,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        // This error says of a panic only that it was one; its text may hold the prompt.
+        .map_err(|error| broken(&error.into(), "a task of the engine failed"))?
+}
+
+#[cfg(test)]
+#[path = "exec_tests.rs"]
+mod tests;

@@ -1,0 +1,162 @@
+//! The only place that knows Codex: starting it, talking to it, finding what it made and naming
+//! what went wrong. Nothing here knows HTTP or SQL; `queue/` asks for one picture at a time.
+
+mod auth;
+mod carry;
+mod clip;
+mod code;
+mod command;
+mod demo;
+mod events;
+mod exec;
+mod failures;
+mod follow;
+mod harvest;
+mod locate;
+mod login;
+mod painter;
+mod prompt;
+mod quota;
+mod run;
+mod salvage;
+mod skills;
+mod spawn;
+mod sys;
+
+use std::{future::Future, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, EngineChoice};
+
+pub use code::UnknownFailureCode;
+pub use demo::DemoEngine;
+pub use exec::ExecEngine;
+
+/// What one turn of Codex is asked for: exactly one picture.
+#[derive(Clone)]
+pub struct Turn {
+    /// The job's public id, `img_` and 32 hex digits.
+    pub job_id: String,
+    /// Which of the job's pictures this is, from 0.
+    pub position: u32,
+    /// The caller's own words, 1 to 32,000 characters, hostile.
+    pub prompt: String,
+    /// `WIDTHxHEIGHT` or `auto`; Codex has no parameter for it, it travels as words.
+    pub size: String,
+    /// `low`, `medium`, `high` or `auto`; travels as words.
+    pub quality: String,
+    /// Absolute paths of verified reference pictures, at most 5.
+    pub references: Vec<PathBuf>,
+    /// A folder of this attempt's own, made by the engine: Codex's output and working directory.
+    pub dir: PathBuf,
+}
+
+/// A Codex thread and the login (its label) in whose home it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ThreadRef {
+    /// The label of the login, see [`crate::config::LoginHome`].
+    pub login: String,
+    /// The id that Codex gave the thread; a safe file name (checked where it is read).
+    pub thread: String,
+}
+
+/// What one run left behind. A picture exists only when one of `candidates` passes
+/// [`crate::images::import`]; `failure` says what Codex reported when none does.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// Files of the turn's own thread that might be the picture, oldest first; not verified.
+    pub candidates: Vec<PathBuf>,
+    /// The folder of the thread could not be looked into (out of descriptors, a failing disk), or
+    /// it could not be waited for that nobody writes there any more: that there is no candidate
+    /// says nothing.
+    pub unsure: bool,
+    /// What went wrong, as far as Codex said.
+    pub failure: Option<Failure>,
+    /// The thread, when Codex got as far as naming it.
+    pub thread: Option<ThreadRef>,
+    /// Head and tail of Codex's standard output, at most 64 KiB.
+    pub stdout: String,
+    /// Head and tail of its standard error, at most 64 KiB.
+    pub stderr: String,
+}
+
+/// Why a turn gave no picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The machine's word for it.
+    pub code: FailureCode,
+    /// A sentence for the caller; holds no path, no secret.
+    pub message: String,
+    /// When it makes sense to try again (quota), in Unix seconds.
+    pub retry_at: Option<i64>,
+}
+
+/// The codes of the contract's 502 and 429 answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum FailureCode {
+    ModerationBlocked,
+    ModelRefused,
+    QuotaExceeded,
+    LoginExpired,
+    NotLoggedIn,
+    CodexMissing,
+    NoImage,
+    DuplicateImage,
+    Timeout,
+    Interrupted,
+    CodexError,
+}
+
+/// Told the thread of a turn as soon as Codex names it, before the picture is asked for where
+/// the engine can arrange that; resolves when it is stored. Told again when the engine goes on with
+/// another login because the first has no quota or no valid session; the last thread counts.
+pub type ThreadSink<'a> = &'a (dyn Fn(ThreadRef) -> BoxFuture<'a, ()> + Send + Sync);
+
+/// The future of an engine's answer.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Something that draws.
+pub trait Engine: Send + Sync {
+    /// Draws one picture. Waits for a free login first; ends within the deadline of the settings
+    /// plus the grace for stopping Codex. When `stop` is cancelled the run is stopped (its
+    /// candidates, if any, are still reported).
+    fn draw<'a>(
+        &'a self,
+        turn: &'a Turn,
+        sink: ThreadSink<'a>,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Finished>;
+
+    /// What an interrupted attempt left: waits until no Codex of it can still be writing, then
+    /// reports its candidates. `turn.dir` is the folder of the interrupted attempt; `known` is
+    /// what the store knows of its thread, which may lag behind what the folder says.
+    fn recover<'a>(&'a self, turn: &'a Turn, known: Option<ThreadRef>) -> BoxFuture<'a, Finished>;
+
+    /// How many pictures can be drawn at once, whatever the settings allow.
+    fn capacity(&self) -> usize;
+
+    /// What stands in the way of drawing: Codex missing, not logged in. Empty = ready.
+    fn problems(&self) -> Vec<Failure>;
+
+    /// Every thread, of ours or of others, of which pictures are kept in the logins' homes.
+    fn kept_threads(&self) -> BoxFuture<'_, Vec<ThreadRef>>;
+
+    /// Removes what Codex keeps of a thread of ours (`generated_images/<thread>`).
+    fn forget<'a>(&'a self, thread: &'a ThreadRef) -> BoxFuture<'a, io::Result<()>>;
+}
+
+/// The engine of the settings. It never fails for a missing Codex or login: these may come later.
+///
+/// # Errors
+/// When the system gives no thread, or the settings ask for an engine that there is not yet.
+pub fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
+    match config.codex_engine {
+        EngineChoice::Auto | EngineChoice::Exec => Ok(Arc::new(ExecEngine::new(config)?)),
+        EngineChoice::Demo => Ok(Arc::new(DemoEngine::new(Duration::ZERO))),
+        EngineChoice::AppServer => {
+            Err(io::Error::other("CODEX_ENGINE: app-server is not there yet; use auto or exec"))
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Every setting in one struct, with its default, range and origin.
+//!
+//! [`Config::load`] reads all forms a setting can have (TOML file, `.env`, environment,
+//! `NAME_FILE`, systemd credential) and reports everything that is wrong at once. What it returns
+//! is final: paths are absolute, numbers are in range, logins have unique labels.
+
+mod dotenv;
+mod error;
+mod layers;
+mod parse;
+mod resolve;
+mod shown;
+mod sources;
+pub mod table;
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use self::{
+    error::{ConfigError, Problem},
+    shown::Resolved,
+    sources::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, Origin, Sources},
+    table::{SETTINGS, Setting},
+};
+
+/// A value that is never printed: no `Debug`, no `Display`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Closes the lid.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself; not for logs, answers or errors.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where `serve` listens when systemd passes no socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// How pictures are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The best engine that is there.
+    Auto,
+    /// `codex app-server`.
+    AppServer,
+    /// `codex exec`.
+    Exec,
+    /// The painter of `demo`; no Codex.
+    Demo,
+}
+
+/// A login: a `CODEX_HOME` and the name people see for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginHome {
+    /// The folder's name, or the word before `=`; unique.
+    pub label: String,
+    /// The `CODEX_HOME`.
+    pub path: PathBuf,
+}
+
+/// The resolved settings.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub listen: Listen,
+    pub state_dir: PathBuf,
+    /// The SQLite file that `DATABASE_URL` names.
+    pub database: PathBuf,
+    pub generated_dir: PathBuf,
+    pub codex_workdir: PathBuf,
+    /// Without a slash at the end.
+    pub public_base_url: String,
+    /// Empty, or with a slash at the start and none at the end.
+    pub admin_url_prefix: String,
+    pub admin_username: String,
+    pub admin_password: Option<Secret>,
+    pub admin_session_secret: Option<Secret>,
+    /// A word to be looked up in PATH, or an absolute path.
+    pub codex_bin: PathBuf,
+    pub codex_engine: EngineChoice,
+    /// At least one, unless the engine is `demo`.
+    pub codex_homes: Vec<LoginHome>,
+    pub codex_model: Option<String>,
+    pub codex_min_quota_percent: u8,
+    pub codex_timeout: Duration,
+    pub codex_worker_concurrency: usize,
+    pub generation_queue_max_size: u32,
+    pub request_wait_timeout: Duration,
+    pub image_retention: Duration,
+    pub cleanup_interval: Option<Duration>,
+    /// Lower-case, without a slash at the end; `*` is everyone.
+    pub cors_allow_origins: Vec<String>,
+    pub log_level: tracing::Level,
+    /// `METRICS`, default off.
+    pub metrics: bool,
+    /// `SHUTDOWN_GRACE_SECONDS`, default 90.
+    pub shutdown_grace: Duration,
+    /// `MAX_CONNECTIONS`, default 1024.
+    pub max_connections: usize,
+    /// `MAX_REQUEST_BODY_BYTES`, default base64 of 5 × 10 MiB + 1 MiB.
+    pub max_request_body_bytes: u64,
+    resolved: Vec<Resolved>,
+    variables: BTreeMap<String, OsString>,
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        resolve::load(sources)
+    }
+
+    /// Settings for a throw-away service under `dir` with the painter as its engine. Nothing is
+    /// read from the environment, so a demo never touches a real state directory or login.
+    #[must_use]
+    pub fn for_demo(dir: &Path, listen: Listen) -> Self {
+        const DAY: Duration = Duration::from_hours(24);
+        let public_base_url = match &listen {
+            Listen::Tcp(address) => format!("http://{}", reachable(*address)),
+            Listen::Unix(_) => "http://localhost".to_owned(),
+        };
+        Self {
+            listen,
+            state_dir: dir.to_owned(),
+            database: dir.join(resolve::DATABASE),
+            generated_dir: dir.join(resolve::GENERATED),
+            codex_workdir: dir.join(resolve::WORK),
+            public_base_url,
+            admin_url_prefix: String::new(),
+            admin_username: "admin".to_owned(),
+            admin_password: None,
+            admin_session_secret: None,
+            codex_bin: "codex".into(),
+            codex_engine: EngineChoice::Demo,
+            codex_homes: Vec::new(),
+            codex_model: None,
+            codex_min_quota_percent: 5,
+            codex_timeout: Duration::from_mins(6),
+            codex_worker_concurrency: 2,
+            generation_queue_max_size: 50,
+            request_wait_timeout: Duration::from_mins(10),
+            image_retention: 7 * DAY,
+            cleanup_interval: Some(DAY / 4),
+            cors_allow_origins: Vec::new(),
+            log_level: tracing::Level::INFO,
+            metrics: false,
+            shutdown_grace: Duration::from_secs(90),
+            max_connections: 1024,
+            max_request_body_bytes: 70_953_644,
+            resolved: Vec::new(),
+            variables: BTreeMap::new(),
+        }
+    }
+
+    /// Folder of the references that callers sent, one folder a job.
+    #[must_use]
+    pub fn references_dir(&self) -> PathBuf {
+        self.state_dir.join("references")
+    }
+
+    /// Folder of the doorbells.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.state_dir.join("run")
+    }
+
+    /// The lock that a worker holds for as long as it lives.
+    #[must_use]
+    pub fn worker_lock(&self) -> PathBuf {
+        self.state_dir.join("worker.lock")
+    }
+
+    /// Every setting with the value that holds, fit to be shown, and its origin, in the order of
+    /// the table. Empty for a demo.
+    #[must_use]
+    pub fn resolved(&self) -> &[Resolved] {
+        &self.resolved
+    }
+
+    /// A variable of the environment or else of `.env` that is no setting, such as a proxy for
+    /// Codex. The original put `.env` into its environment, and with it into Codex's. Empty for
+    /// a demo.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(name).map(OsString::as_os_str)
+    }
+}
+
+/// An address at which this machine reaches a listener of ours: loopback for "every address".
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_differs_from_the_defaults_only_where_it_must() {
+        let dir = Path::new("/tmp/demo");
+        let listen = Listen::Tcp(([0, 0, 0, 0], 8123).into());
+        let set = |(name, value): (&str, &str)| (name.to_owned(), OsString::from(value));
+        let loaded = Config::load(&Sources {
+            environment: [
+                ("LISTEN", "0.0.0.0:8123"),
+                ("STATE_DIR", "/tmp/demo"),
+                ("CODEX_ENGINE", "demo"),
+                ("PUBLIC_BASE_URL", "http://127.0.0.1:8123"),
+            ]
+            .map(set)
+            .into(),
+            working_dir: "/nonexistent".into(),
+            ..Sources::default()
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let demo = Config::for_demo(dir, listen);
+        let Config {
+            listen,
+            state_dir,
+            database,
+            generated_dir,
+            codex_workdir,
+            public_base_url,
+            admin_url_prefix,
+            admin_username,
+            admin_password,
+            admin_session_secret,
+            codex_bin,
+            codex_engine,
+            codex_homes,
+            codex_model,
+            codex_min_quota_percent,
+            codex_timeout,
+            codex_worker_concurrency,
+            generation_queue_max_size,
+            request_wait_timeout,
+            image_retention,
+            cleanup_interval,
+            cors_allow_origins,
+            log_level,
+            metrics,
+            shutdown_grace,
+            max_connections,
+            max_request_body_bytes,
+            resolved: _,
+            variables: _,
+        } = loaded;
+        assert_eq!(demo.listen, listen);
+        assert_eq!(demo.state_dir, state_dir);
+        assert_eq!(demo.database, database);
+        assert_eq!(demo.generated_dir, generated_dir);
+        assert_eq!(demo.codex_workdir, codex_workdir);
+        assert_eq!(demo.public_base_url, public_base_url);
+        assert_eq!(demo.admin_url_prefix, admin_url_prefix);
+        assert_eq!(demo.admin_username, admin_username);
+        assert!(demo.admin_password.is_none() && admin_password.is_none());
+        assert!(demo.admin_session_secret.is_none() && admin_session_secret.is_none());
+        assert_eq!(demo.codex_bin, codex_bin);
+        assert_eq!(demo.codex_engine, codex_engine);
+        assert_eq!(demo.codex_homes, codex_homes);
+        assert_eq!(demo.codex_model, codex_model);
+        assert_eq!(demo.codex_min_quota_percent, codex_min_quota_percent);
+        assert_eq!(demo.codex_timeout, codex_timeout);
+        assert_eq!(demo.codex_worker_concurrency, codex_worker_concurrency);
+        assert_eq!(demo.generation_queue_max_size, generation_queue_max_size);
+        assert_eq!(demo.request_wait_timeout, request_wait_timeout);
+        assert_eq!(demo.image_retention, image_retention);
+        assert_eq!(demo.cleanup_interval, cleanup_interval);
+        assert_eq!(demo.cors_allow_origins, cors_allow_origins);
+        assert_eq!(demo.log_level, log_level);
+        assert_eq!(demo.metrics, metrics);
+        assert_eq!(demo.shutdown_grace, shutdown_grace);
+        assert_eq!(demo.max_connections, max_connections);
+        assert_eq!(demo.max_request_body_bytes, max_request_body_bytes);
+    }
+}

@@ -1,0 +1,236 @@
+//! From the sources to the struct: for each setting the value that wins, parsed, or what is wrong
+//! with it. Nothing stops at the first problem.
+
+use std::path::PathBuf;
+
+use super::{
+    Config, ConfigError, EngineChoice, LoginHome, Problem, Resolved, Secret,
+    layers::{Layers, Raw},
+    parse::{self, Place, Refusal},
+    shown::{Show, SqliteFile},
+    sources::{Origin, Sources},
+    table::{self as t, Preset, Setting},
+};
+
+/// The database's name in `STATE_DIR`.
+pub(super) const DATABASE: &str = "codex-image-service.db";
+/// `GENERATED_DIR` in `STATE_DIR`.
+pub(super) const GENERATED: &str = "generated";
+/// `CODEX_WORKDIR` in `STATE_DIR`.
+pub(super) const WORK: &str = "work";
+
+const HOUR: f64 = 3_600.0;
+const DAY: f64 = 24.0 * HOUR;
+
+pub(super) fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let layers = Layers::open(sources, &mut problems);
+    let place = Place {
+        working_dir: sources.working_dir.clone(),
+        home: layers.variable("HOME").map(PathBuf::from).filter(|home| home.is_absolute()),
+    };
+    let mut resolver = Resolver { layers, place, problems, resolved: Vec::new() };
+    match resolver.config() {
+        Some(config) if resolver.problems.is_empty() => Ok(config),
+        _ => Err(ConfigError { problems: resolver.problems }),
+    }
+}
+
+struct Resolver {
+    layers: Layers,
+    place: Place,
+    problems: Vec<Problem>,
+    resolved: Vec<Resolved>,
+}
+
+/// What holds when nobody sets a setting, and what it was made from.
+type Fallback<T> = Result<(T, Origin), Refusal>;
+
+impl Resolver {
+    /// `None` when something is wrong; then [`Self::problems`] says what.
+    fn config(&mut self) -> Option<Config> {
+        let listen = self.take(&t::LISTEN, parse::listen);
+        let state_dir = self.state_dir();
+        let below = |name| match &state_dir {
+            Some(state) => Ok((state.join(name), Origin::Derived("STATE_DIR"))),
+            None => Err(None),
+        };
+        let database = self.take_or(
+            &t::DATABASE_URL,
+            |raw, place| parse::database(raw, place).map(SqliteFile),
+            |_, _| below(DATABASE).map(|(path, origin)| (SqliteFile(path), origin)),
+        );
+        let generated_dir = self.take_or(&t::GENERATED_DIR, parse::path, |_, _| below(GENERATED));
+        let codex_workdir = self.take_or(&t::CODEX_WORKDIR, parse::codex_visible, |_, _| {
+            let (path, origin) = below(WORK)?;
+            Ok((parse::without_comma(path)?, origin))
+        });
+        let public_base_url = self.take(&t::PUBLIC_BASE_URL, |raw, _| parse::public_base_url(raw));
+        let admin_url_prefix = self.take(&t::ADMIN_URL_PREFIX, |raw, _| parse::url_prefix(raw));
+        let admin_username = self.take(&t::ADMIN_USERNAME, |raw, _| parse::username(raw));
+        let admin_password = self.secret(&t::ADMIN_PASSWORD);
+        let admin_session_secret = self.secret(&t::ADMIN_SESSION_SECRET);
+        let codex_bin = self.take(&t::CODEX_BIN, parse::command);
+        let codex_engine = self.take(&t::CODEX_ENGINE, |raw, _| parse::engine(raw));
+        let codex_homes = self.codex_homes(codex_engine);
+        let codex_model = self.take(&t::CODEX_MODEL, |raw, _| parse::model(raw));
+        let codex_min_quota_percent = self.whole(&t::CODEX_MIN_QUOTA_PERCENT);
+        let codex_timeout = self.number(&t::CODEX_TIMEOUT_SECONDS);
+        let codex_worker_concurrency = self.whole(&t::CODEX_WORKER_CONCURRENCY);
+        let generation_queue_max_size = self.whole(&t::GENERATION_QUEUE_MAX_SIZE);
+        let request_wait_timeout = self.number(&t::REQUEST_WAIT_TIMEOUT_SECONDS);
+        let image_retention = self.number(&t::IMAGE_RETENTION_DAYS);
+        let cleanup_interval = self.number(&t::CLEANUP_INTERVAL_HOURS);
+        let cors_allow_origins = self.take(&t::CORS_ALLOW_ORIGINS, |raw, _| parse::origins(raw));
+        let log_level = self.take(&t::LOG_LEVEL, |raw, _| parse::level(raw));
+        let metrics = self.take(&t::METRICS, |raw, _| parse::switch(raw));
+        let shutdown_grace = self.number(&t::SHUTDOWN_GRACE_SECONDS);
+        let max_connections = self.whole(&t::MAX_CONNECTIONS);
+        let max_request_body_bytes = self.whole(&t::MAX_REQUEST_BODY_BYTES);
+        Some(Config {
+            listen: listen?,
+            state_dir: state_dir?,
+            database: database?.0,
+            generated_dir: generated_dir?,
+            codex_workdir: codex_workdir?,
+            public_base_url: public_base_url?,
+            admin_url_prefix: admin_url_prefix?,
+            admin_username: admin_username?,
+            admin_password: admin_password?,
+            admin_session_secret: admin_session_secret?,
+            codex_bin: codex_bin?,
+            codex_engine: codex_engine?,
+            codex_homes: codex_homes?,
+            codex_model: codex_model?,
+            codex_min_quota_percent: u8::try_from(codex_min_quota_percent?).ok()?,
+            codex_timeout: parse::duration(codex_timeout?, 1.0),
+            codex_worker_concurrency: usize::try_from(codex_worker_concurrency?).ok()?,
+            generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
+            request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
+            image_retention: parse::duration(image_retention?, DAY),
+            cleanup_interval: cleanup_interval
+                .map(|hours| Some(parse::duration(hours, HOUR)).filter(|every| !every.is_zero()))?,
+            cors_allow_origins: cors_allow_origins?,
+            log_level: log_level?,
+            metrics: metrics?,
+            shutdown_grace: parse::duration(shutdown_grace?, 1.0),
+            max_connections: usize::try_from(max_connections?).ok()?,
+            max_request_body_bytes: max_request_body_bytes?,
+            resolved: std::mem::take(&mut self.resolved),
+            variables: self.layers.variables(),
+        })
+    }
+
+    fn state_dir(&mut self) -> Option<PathBuf> {
+        self.take_or(&t::STATE_DIR, parse::codex_visible, |layers, place| {
+            let found = parse::state_dir(|name| layers.variable(name), place.home.as_deref());
+            let (path, from) = found.ok_or_else(|| {
+                Some("not set, and neither are STATE_DIRECTORY, XDG_STATE_HOME and HOME".to_owned())
+            })?;
+            // The references lie below it.
+            Ok((parse::without_comma(path)?, Origin::Derived(from)))
+        })
+    }
+
+    /// The logins; when none is named, the one that Codex itself would use. The painter needs none.
+    fn codex_homes(&mut self, engine: Option<EngineChoice>) -> Option<Vec<LoginHome>> {
+        let default = |layers: &Layers, place: &Place| {
+            let (path, from) = match (layers.variable("CODEX_HOME"), &place.home) {
+                (Some(path), _) => (place.working_dir.join(path), "CODEX_HOME"),
+                (None, Some(home)) => (home.join(".codex"), "HOME"),
+                (None, None) if engine == Some(EngineChoice::Demo) => {
+                    return Ok((Vec::new(), Origin::Default));
+                }
+                (None, None) => {
+                    return Err(Some("not set, and neither are CODEX_HOME and HOME".to_owned()));
+                }
+            };
+            Ok((vec![parse::labelled(path)?], Origin::Derived(from)))
+        };
+        // Set but empty means the default as well.
+        let named = self.layers.find(&t::CODEX_HOMES).map(|found| {
+            found.is_some_and(|(raw, _)| parse::homes(&raw, &self.place) != Ok(Vec::new()))
+        });
+        match named {
+            Ok(false) => self.record(&t::CODEX_HOMES, default(&self.layers, &self.place), None),
+            _ => self.take(&t::CODEX_HOMES, parse::homes),
+        }
+    }
+
+    /// The outer option says whether all is well, the inner one whether there is a secret.
+    #[allow(clippy::option_option)]
+    fn secret(&mut self, setting: &'static Setting) -> Option<Option<Secret>> {
+        self.take_or(setting, |raw, _| parse::secret(raw), |_, _| Ok((None, Origin::Default)))
+    }
+
+    fn whole(&mut self, setting: &'static Setting) -> Option<u64> {
+        self.take(setting, |raw, _| parse::whole(raw, setting.allowed))
+    }
+
+    fn number(&mut self, setting: &'static Setting) -> Option<f64> {
+        self.take(setting, |raw, _| parse::number(raw, setting.allowed))
+    }
+
+    /// A setting whose default is a text like any other.
+    fn take<T: Show>(
+        &mut self,
+        setting: &'static Setting,
+        parser: impl Fn(&Raw, &Place) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        self.take_or(setting, &parser, |_, place| match setting.default {
+            Preset::Value(text) => {
+                parser(&Raw::Text(text.to_owned()), place).map(|value| (value, Origin::Default))
+            }
+            Preset::Derived(_) | Preset::Unset(_) => Err(None),
+        })
+    }
+
+    fn take_or<T: Show>(
+        &mut self,
+        setting: &'static Setting,
+        parser: impl Fn(&Raw, &Place) -> Result<T, Refusal>,
+        fallback: impl FnOnce(&Layers, &Place) -> Fallback<T>,
+    ) -> Option<T> {
+        match self.layers.find(setting) {
+            Err(problem) => {
+                self.problems.push(*problem);
+                None
+            }
+            Ok(None) => {
+                let fallback = fallback(&self.layers, &self.place);
+                self.record(setting, fallback, None)
+            }
+            Ok(Some((raw, origin))) => {
+                let parsed = parser(&raw, &self.place).map(|value| (value, origin.clone()));
+                self.record(setting, parsed, Some((raw, origin)))
+            }
+        }
+    }
+
+    /// Notes what holds for `check-config`, or what is wrong.
+    fn record<T: Show>(
+        &mut self,
+        setting: &'static Setting,
+        outcome: Fallback<T>,
+        given: Option<(Raw, Origin)>,
+    ) -> Option<T> {
+        match outcome {
+            Ok((value, origin)) => {
+                let row = Resolved::new(setting, value.show(), origin.to_string());
+                self.resolved.push(row);
+                Some(value)
+            }
+            // No default because of another setting, which has its own problem.
+            Err(None) if given.is_none() => None,
+            Err(reason) => {
+                let mut problem = Problem::new(setting.name).allowed(setting.allowed);
+                problem.reason = reason;
+                if let Some((raw, origin)) = given {
+                    problem = problem.value(raw.shown(setting.secret)).origin(origin);
+                }
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The settings, declared once: name, default, what is allowed and what it means. Parsing, the
+//! error messages, `check-config` and the documentation all read this table, so a range or a
+//! default cannot be said in two places and differ.
+
+use std::fmt;
+
+/// What holds when nobody sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// This text, read like any other value.
+    Value(&'static str),
+    /// Found out at start, as these words say.
+    Derived(&'static str),
+    /// Nothing; the words say what happens then.
+    Unset(&'static str),
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value("") => f.write_str("\"\""),
+            Self::Value(words) | Self::Derived(words) | Self::Unset(words) => f.write_str(words),
+        }
+    }
+}
+
+/// What a value may be. Displayed, it completes the sentence "must be …".
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Allowed {
+    /// Said in words; the parser knows the details.
+    Words(&'static str),
+    /// A whole number in this range, ends included.
+    Whole {
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
+    /// A number, decimals too, in this range, ends included.
+    Number {
+        /// The smallest.
+        min: f64,
+        /// The largest.
+        max: f64,
+        /// Plural, for the message.
+        unit: &'static str,
+        /// What 0 means, where 0 is allowed although it is below `min`.
+        zero: Option<&'static str>,
+    },
+    /// One of these words, in any case.
+    OneOf(&'static [&'static str]),
+    /// on, off and their relatives.
+    Switch,
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Whole { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Self::Number { min, max, unit, zero } => {
+                write!(f, "a number of {unit} from {min} to {max}")?;
+                zero.map_or(Ok(()), |meaning| write!(f, ", or 0 ({meaning})"))
+            }
+            Self::OneOf(words) => write!(f, "one of {}", words.join(", ")),
+            Self::Switch => f.write_str("on or off (also true, false, yes, no, 1, 0)"),
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the environment; lower-case, it is the key of the TOML file.
+    pub name: &'static str,
+    /// What holds when nobody sets it.
+    pub default: Preset,
+    /// What a value may be.
+    pub allowed: Allowed,
+    /// What it is for, in one line.
+    pub meaning: &'static str,
+    /// Never printed, neither by `check-config` nor in an error.
+    pub secret: bool,
+    /// Whether an empty environment variable is a value (to be taken or refused) or, as where
+    /// compose files write `NAME: ${NAME:-}`, the same as none.
+    pub keeps_empty: bool,
+}
+
+impl Setting {
+    const fn new(
+        name: &'static str,
+        default: Preset,
+        allowed: Allowed,
+        meaning: &'static str,
+    ) -> Self {
+        let keeps_empty = matches!(default, Value(text) if text.is_empty());
+        Self { name, default, allowed, meaning, secret: false, keeps_empty }
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self.keeps_empty = true;
+        self
+    }
+
+    const fn keeping_empty(mut self) -> Self {
+        self.keeps_empty = true;
+        self
+    }
+
+    /// The key of the TOML file.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    /// The name of the systemd credential.
+    #[must_use]
+    pub fn credential(&self) -> String {
+        self.key().replace('_', "-")
+    }
+
+    /// The environment variable that names a file with the value.
+    #[must_use]
+    pub fn file_variable(&self) -> String {
+        format!("{}_FILE", self.name)
+    }
+
+    /// The key of the TOML file that names a file with the value.
+    #[must_use]
+    pub fn file_key(&self) -> String {
+        format!("{}_file", self.key())
+    }
+}
+
+use Allowed::{Number, OneOf, Switch, Whole, Words};
+use Preset::{Derived, Unset, Value};
+
+const PATH: Allowed = Words("a path");
+const SECONDS: Allowed = Number { min: 0.1, max: 86_400.0, unit: "seconds", zero: None };
+
+macro_rules! settings {
+    ($($name:ident = $default:expr, $allowed:expr, $meaning:expr $(, $mark:ident)?;)+) => {
+        $(
+            #[doc = $meaning]
+            #[allow(clippy::doc_markdown)] // the words are for the terminal as well
+            pub static $name: Setting =
+                Setting::new(stringify!($name), $default, $allowed, $meaning)$(.$mark())?;
+        )+
+        /// All of them, in the order of the documentation.
+        pub static SETTINGS: &[&Setting] = &[$(&$name),+];
+    };
+}
+
+settings! {
+    LISTEN = Value("127.0.0.1:8000"),
+        Words("ADDRESS:PORT such as 127.0.0.1:8000 or [::1]:8000, localhost:PORT, or unix:/path of at most 107 bytes"),
+        "where to listen; ignored when systemd passes sockets";
+    STATE_DIR = Derived("$STATE_DIRECTORY, else $XDG_STATE_HOME/codex-image-service, else ~/.local/state/codex-image-service"),
+        Words("a path without a comma (Codex splits lists of picture paths at commas)"),
+        "the folder of everything that has no place of its own";
+    DATABASE_URL = Derived("codex-image-service.db in STATE_DIR"),
+        Words("sqlite:///relative/path or sqlite:////absolute/path"),
+        "the database; a relative path starts at the working directory";
+    GENERATED_DIR = Derived("generated in STATE_DIR"), PATH,
+        "the folder of the finished pictures";
+    CODEX_WORKDIR = Derived("work in STATE_DIR"),
+        Words("a path without a comma (Codex splits lists of picture paths at commas)"),
+        "the folder in which Codex works";
+    PUBLIC_BASE_URL = Value("http://localhost:8000"),
+        Words("an http:// or https:// URL without user, query or fragment"),
+        "the prefix of image URLs; https makes cookies Secure";
+    ADMIN_URL_PREFIX = Value(""),
+        Words("empty or a path that starts with /, of letters, digits and -._~/"),
+        "the path under which a proxy shows the service";
+    ADMIN_USERNAME = Value("admin"), Words("1 to 128 characters, none of them a control character"),
+        "who signs in to the admin pages", keeping_empty;
+    ADMIN_PASSWORD = Unset("a random one is made and shown once"),
+        Words("a value of your own, neither empty nor a published default; leave it out to have a random one made"),
+        "the password of the admin pages", secret;
+    ADMIN_SESSION_SECRET = Unset("a random one is kept in STATE_DIR"),
+        Words("a value of your own, neither empty nor a published default; leave it out to have a random one made"),
+        "what signs the session cookies", secret;
+    CODEX_BIN = Value("codex"), Words("a command name or a path"),
+        "the Codex CLI";
+    CODEX_ENGINE = Value("auto"), OneOf(&["auto", "app-server", "exec", "demo"]),
+        "how pictures are made; demo paints them itself, without Codex";
+    CODEX_HOMES = Value(""),
+        Words("PATH or LABEL=PATH, separated by colons, each label and each path only once"),
+        "the logins; empty: $CODEX_HOME, else ~/.codex";
+    CODEX_MODEL = Value(""),
+        Words("empty or a model name of at most 128 letters, digits and -._:/"),
+        "the model that Codex is told to use; empty: Codex's own choice";
+    CODEX_MIN_QUOTA_PERCENT = Value("5"), Whole { min: 0, max: 100 },
+        "a login with less of its quota left rests; 0: never";
+    CODEX_TIMEOUT_SECONDS = Value("360"), SECONDS,
+        "the time one picture may take";
+    CODEX_WORKER_CONCURRENCY = Value("2"), Whole { min: 1, max: 64 },
+        "pictures in flight at once";
+    GENERATION_QUEUE_MAX_SIZE = Value("50"), Whole { min: 1, max: 100_000 },
+        "jobs that may wait; those running do not count";
+    REQUEST_WAIT_TIMEOUT_SECONDS = Value("600"), SECONDS,
+        "how long a synchronous caller waits";
+    IMAGE_RETENTION_DAYS = Value("7"),
+        Number { min: 0.0001, max: 36_500.0, unit: "days", zero: None },
+        "how long pictures, references and Codex's output are kept; the history stays";
+    CLEANUP_INTERVAL_HOURS = Value("6"),
+        Number { min: 0.001, max: 8_760.0, unit: "hours", zero: Some("a timer does it") },
+        "how often this process removes what has expired";
+    CORS_ALLOW_ORIGINS = Value(""),
+        Words("origins such as https://app.example, separated by commas, or *"),
+        "web pages that may call the API";
+    LOG_LEVEL = Value("info"), OneOf(&["error", "warn", "info", "debug", "trace"]),
+        "how much of its own doings the service logs";
+    METRICS = Value("off"), Switch,
+        "whether GET /metrics answers";
+    SHUTDOWN_GRACE_SECONDS = Value("90"),
+        Number { min: 0.0, max: 3_600.0, unit: "seconds", zero: None },
+        "how long pictures in flight may take to finish at a stop";
+    MAX_CONNECTIONS = Value("1024"), Whole { min: 1, max: 65_536 },
+        "callers connected at once";
+    // base64 of 5 references of 10 MiB, and 1 MiB for the rest: 4 × ⌈52,428,800 / 3⌉ + 1,048,576
+    MAX_REQUEST_BODY_BYTES = Value("70953644"), Whole { min: 1_024, max: 1_073_741_824 },
+        "the largest request body";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_rules() {
+        for (n, setting) in SETTINGS.iter().enumerate() {
+            assert!(SETTINGS[..n].iter().all(|other| other.name != setting.name));
+            assert!(setting.name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
+            assert!(!setting.name.ends_with("_FILE"), "{} would be ambiguous", setting.name);
+        }
+        assert_eq!(ADMIN_SESSION_SECRET.credential(), "admin-session-secret");
+    }
+
+    #[test]
+    fn the_body_limit_is_what_its_comment_says() {
+        let expected = (5 * 10 * 1_048_576_u64).div_ceil(3) * 4 + 1_048_576;
+        assert_eq!(MAX_REQUEST_BODY_BYTES.default, Value("70953644"));
+        assert_eq!(expected, 70_953_644);
+    }
+
+    #[test]
+    fn what_is_allowed_reads_as_the_end_of_a_sentence() {
+        assert_eq!(CODEX_WORKER_CONCURRENCY.allowed.to_string(), "a whole number from 1 to 64");
+        assert_eq!(
+            CLEANUP_INTERVAL_HOURS.allowed.to_string(),
+            "a number of hours from 0.001 to 8760, or 0 (a timer does it)"
+        );
+    }
+}

@@ -1,0 +1,370 @@
+//! Every error that a caller can meet, and the one mapping from error to answer.
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+
+use super::respond;
+use crate::{
+    codex::FailureCode, queue::Refused, store::StoreError, store::jobs::Job, store::jobs::JobState,
+};
+
+/// What went wrong with a request.
+#[derive(Debug)]
+pub enum ApiError {
+    /// No `Authorization: Bearer …`, or nothing behind it.
+    MissingKey,
+    /// A key that nobody has.
+    InvalidKey,
+    /// A key that its operator disabled.
+    DisabledKey,
+    /// No such route.
+    NoRoute,
+    /// No such job, or another caller's.
+    NoJob,
+    /// No such file, or an expired one.
+    NoFile,
+    /// The route is there, the method is not.
+    MethodNotAllowed,
+    /// The declared or actual length of the body is over the limit.
+    BodyTooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The body stopped coming.
+    BodyTimeout,
+    /// The body broke off.
+    BodyBroken,
+    /// Not JSON, or text that no JSON may hold.
+    Malformed(String),
+    /// A field whose value can't be accepted on any route (NUL, lone surrogates).
+    BadText(&'static str),
+    /// A reference picture that is none.
+    BadReference {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field out of its bounds.
+    Invalid {
+        /// The field.
+        param: &'static str,
+        /// What is allowed.
+        message: String,
+    },
+    /// As many jobs as the setting allows are queued.
+    QueueFull,
+    /// Too many uploads at once.
+    Busy,
+    /// The process is stopping; the job, if there is one, goes on later.
+    ShuttingDown {
+        /// The job that was accepted.
+        job: Option<String>,
+    },
+    /// The job failed.
+    JobFailed(Box<Job>),
+    /// The caller's patience ended before the job did.
+    StillRunning {
+        /// The job, which goes on.
+        job: String,
+    },
+    /// The job is final and can't be cancelled.
+    AlreadyFinal {
+        /// The job.
+        job: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// Our fault. The text is in the log, under the request's id.
+    Internal,
+}
+
+/// `x-should-retry`: what OpenAI's clients ask before they repeat a request by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// The job that an answer is about.
+pub(super) const JOB_ID: HeaderName = HeaderName::from_static("x-job-id");
+
+/// Seconds after which a refused caller may try again.
+const RETRY_SOON: &str = "5";
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::Internal
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::QueueFull => Self::QueueFull,
+            Refused::ShuttingDown => Self::ShuttingDown { job: None },
+            Refused::KeyGone => Self::InvalidKey,
+            Refused::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Status, OpenAI's `type`, `code` and `param`, and the message.
+struct Answer {
+    status: StatusCode,
+    kind: &'static str,
+    code: Value,
+    param: Option<&'static str>,
+    message: String,
+}
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+impl ApiError {
+    #[allow(clippy::too_many_lines, reason = "one mapping, to be read from top to bottom")]
+    fn answer(&self) -> Answer {
+        let answer = |status, kind, code: &str, message: &str| Answer {
+            status,
+            kind,
+            code: json!(code),
+            param: None,
+            message: message.to_owned(),
+        };
+        match self {
+            // The texts of 401, 403 and the job's 404 are the original's.
+            Self::MissingKey => answer(
+                StatusCode::UNAUTHORIZED,
+                INVALID,
+                "missing_api_key",
+                "Missing bearer API key",
+            ),
+            Self::InvalidKey => {
+                answer(StatusCode::UNAUTHORIZED, INVALID, "invalid_api_key", "Invalid API key")
+            }
+            Self::DisabledKey => answer(
+                StatusCode::FORBIDDEN,
+                "permission_error",
+                "api_key_disabled",
+                "API key is disabled",
+            ),
+            Self::NoRoute => answer(StatusCode::NOT_FOUND, INVALID, "not_found", "Not Found"),
+            // Another caller's job is not even known to be there.
+            Self::NoJob => answer(StatusCode::NOT_FOUND, INVALID, "job_not_found", "Job not found"),
+            Self::NoFile => answer(
+                StatusCode::NOT_FOUND,
+                INVALID,
+                "file_not_found",
+                "File not found or expired",
+            ),
+            Self::MethodNotAllowed => answer(
+                StatusCode::METHOD_NOT_ALLOWED,
+                INVALID,
+                "method_not_allowed",
+                "Method Not Allowed",
+            ),
+            Self::BodyTooLarge { limit } => answer(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                INVALID,
+                "request_too_large",
+                &format!("The request body is larger than the {limit} bytes that are allowed."),
+            ),
+            Self::BodyTimeout => answer(
+                StatusCode::REQUEST_TIMEOUT,
+                INVALID,
+                "request_timeout",
+                "The request body stopped coming.",
+            ),
+            Self::BodyBroken => answer(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "request_incomplete",
+                "The request body broke off.",
+            ),
+            Self::Malformed(what) => answer(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "invalid_json",
+                &format!("The request body is not valid JSON: {what}."),
+            ),
+            Self::BadText(param) => Answer {
+                param: Some(param),
+                ..answer(
+                    StatusCode::BAD_REQUEST,
+                    INVALID,
+                    "invalid_value",
+                    &format!("'{param}' must not contain NUL characters."),
+                )
+            },
+            Self::BadReference { index, reason } => Answer {
+                param: Some("reference_images_base64"),
+                ..answer(
+                    StatusCode::BAD_REQUEST,
+                    INVALID,
+                    "invalid_image",
+                    &format!("reference_images_base64[{index}]: {reason}"),
+                )
+            },
+            // 422 is what the original's callers know for a field out of bounds.
+            Self::Invalid { param, message } => Answer {
+                param: Some(param),
+                ..answer(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "invalid_value", message)
+            },
+            Self::QueueFull => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "queue_full",
+                "Image generation queue is full",
+            ),
+            Self::Busy => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "too_many_uploads",
+                "Too many uploads at once",
+            ),
+            Self::ShuttingDown { job: None } => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "shutting_down",
+                "The service is shutting down",
+            ),
+            Self::ShuttingDown { job: Some(_) } => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "shutting_down",
+                "The service is shutting down; the job is kept and goes on when it is back",
+            ),
+            Self::JobFailed(job) => failed(job),
+            Self::StillRunning { .. } => answer(
+                StatusCode::GATEWAY_TIMEOUT,
+                SERVER,
+                "still_running",
+                "Image generation is still running or waiting in queue",
+            ),
+            Self::AlreadyFinal { state, .. } => answer(
+                StatusCode::CONFLICT,
+                INVALID,
+                "job_is_final",
+                &format!("The job is {state} and can't be cancelled."),
+            ),
+            Self::Internal => answer(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                SERVER,
+                "internal_error",
+                "Something went wrong on this server; its log has the details under X-Request-Id.",
+            ),
+        }
+    }
+
+    fn job(&self) -> Option<&str> {
+        match self {
+            Self::ShuttingDown { job } => job.as_deref(),
+            Self::JobFailed(job) => Some(&job.id),
+            Self::StillRunning { job } | Self::AlreadyFinal { job, .. } => Some(job),
+            _ => None,
+        }
+    }
+}
+
+/// 502 for what Codex did, 429 when it is only a matter of time.
+fn failed(job: &Job) -> Answer {
+    let code = job.error_code.as_deref().unwrap_or("codex_error");
+    let (status, kind) = match code.parse() {
+        Ok(FailureCode::QuotaExceeded) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+        Ok(FailureCode::ModerationBlocked) => {
+            (StatusCode::BAD_GATEWAY, "image_generation_user_error")
+        }
+        _ => (StatusCode::BAD_GATEWAY, SERVER),
+    };
+    let message = job.error.clone().unwrap_or_else(|| "Image generation failed".to_owned());
+    Answer { status, kind, code: json!(code), param: None, message }
+}
+
+/// Would the same request, sent again, end the same way?
+fn is_hopeless(code: &str) -> bool {
+    match code.parse() {
+        Ok(
+            FailureCode::ModerationBlocked
+            | FailureCode::ModelRefused
+            | FailureCode::LoginExpired
+            | FailureCode::NotLoggedIn
+            | FailureCode::CodexMissing,
+        ) => true,
+        Ok(
+            FailureCode::QuotaExceeded
+            | FailureCode::NoImage
+            | FailureCode::DuplicateImage
+            | FailureCode::Timeout
+            | FailureCode::Interrupted
+            | FailureCode::CodexError,
+        )
+        | Err(_) => false,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let answer = self.answer();
+        let mut body = Map::new();
+        body.insert(
+            "error".to_owned(),
+            json!({
+                "message": answer.message,
+                "type": answer.kind,
+                "param": answer.param,
+                "code": answer.code,
+            }),
+        );
+        // Where the original's callers look for the message.
+        body.insert("detail".to_owned(), json!(answer.message));
+        if let Some(job) = self.job() {
+            body.insert("id".to_owned(), json!(job));
+            if !matches!(self, Self::JobFailed(_)) {
+                body.insert("status_url".to_owned(), json!(respond::job_path(job)));
+            }
+        }
+        let mut response = respond::json(answer.status, &Value::Object(body));
+        self.add_headers(&mut response);
+        response
+    }
+}
+
+impl ApiError {
+    fn add_headers(&self, response: &mut Response<Body>) {
+        let headers = response.headers_mut();
+        match self {
+            Self::MissingKey | Self::InvalidKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+            }
+            Self::ShuttingDown { job: Some(job) } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+                add_status(headers, job);
+            }
+            Self::JobFailed(job) => {
+                // Somebody cancelled it on purpose: no client shall pay for it after all.
+                let cancelled = job.state == JobState::Cancelled;
+                if cancelled || is_hopeless(job.error_code.as_deref().unwrap_or_default()) {
+                    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
+                if let Some(seconds) = job.retry_at.map(respond::seconds_until) {
+                    headers.insert(header::RETRY_AFTER, seconds.into());
+                }
+            }
+            Self::StillRunning { job } => add_status(headers, job),
+            _ => {}
+        }
+        if let Some(job) = self.job() {
+            respond::set(response.headers_mut(), JOB_ID, job);
+        }
+    }
+}
+
+/// Where the job that goes on is asked for. Repeating the request instead would make, and pay,
+/// the picture twice.
+fn add_status(headers: &mut HeaderMap, job: &str) {
+    respond::set(headers, header::LOCATION, &respond::job_path(job));
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+}

@@ -1,0 +1,129 @@
+//! The wire: one file a resource, each with its own `router()`. The key comes before any body;
+//! every error passes the one mapping in `error.rs`.
+
+mod auth;
+mod body;
+mod error;
+mod generated;
+mod health;
+mod intake;
+mod jobs;
+mod key_uses;
+mod metrics;
+mod respond;
+pub mod server;
+mod trace;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+};
+use tokio::sync::Semaphore;
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::{codex::Engine, config::Config, queue::Queue, store::Store, telemetry::Metrics};
+use error::ApiError;
+use key_uses::KeyUses;
+
+/// Uploads that are read at once: each keeps a thread busy while it comes.
+const UPLOADS: usize = 32;
+
+/// What the handlers work with. Clones share everything.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// The inside of [`App`].
+pub struct Inner {
+    store: Store,
+    queue: Queue,
+    /// When the worker lives in this process.
+    engine: Option<Arc<dyn Engine>>,
+    metrics: Arc<Metrics>,
+    key_uses: KeyUses,
+    uploads: Semaphore,
+    generated_dir: PathBuf,
+    references_dir: PathBuf,
+    worker_lock: PathBuf,
+    public_base_url: String,
+    admin_url_prefix: String,
+    max_body: u64,
+    patience: Duration,
+    retention_ms: i64,
+}
+
+impl App {
+    /// Puts the handlers' world together.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        store: Store,
+        queue: Queue,
+        engine: Option<Arc<dyn Engine>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            queue,
+            engine,
+            metrics,
+            key_uses: KeyUses::default(),
+            uploads: Semaphore::new(UPLOADS),
+            generated_dir: config.generated_dir.clone(),
+            references_dir: config.references_dir(),
+            worker_lock: config.worker_lock(),
+            public_base_url: config.public_base_url.clone(),
+            admin_url_prefix: config.admin_url_prefix.clone(),
+            max_body: config.max_request_body_bytes,
+            patience: config.request_wait_timeout,
+            retention_ms: i64::try_from(config.image_retention.as_millis()).unwrap_or(i64::MAX),
+        }))
+    }
+}
+
+/// Every route, in its middleware.
+pub fn router(app: App, config: &Config) -> Router {
+    let mut router =
+        Router::new().merge(health::router()).merge(jobs::router()).merge(generated::router());
+    if config.metrics {
+        router = router.merge(metrics::router());
+    }
+    router = router
+        .fallback(async || ApiError::NoRoute)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    if !config.cors_allow_origins.is_empty() {
+        router = router.layer(cors(&config.cors_allow_origins));
+    }
+    // Outermost: a browser's preflight is a request, too.
+    router.layer(trace::Trace::layer(app.clone())).with_state(app)
+}
+
+/// Keys travel in a header that no browser adds by itself, so no credentials are allowed.
+fn cors(origins: &[String]) -> CorsLayer {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        // Named one by one: for browsers a `*` does not cover the header with the key.
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-request-id"),
+        ])
+        .expose_headers(
+            ["x-request-id", "x-job-id", "location", "retry-after", "x-should-retry"]
+                .map(HeaderName::from_static),
+        );
+    if origins.iter().any(|origin| origin == "*") {
+        return layer.allow_origin(Any);
+    }
+    layer.allow_origin(
+        origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect::<Vec<_>>(),
+    )
+}

@@ -1,0 +1,116 @@
+//! The doorbells between front and worker. The store is the truth; a bell only wakes, may be
+//! lost, and may ring for nothing.
+//!
+//! In one process a bell is a channel. Between two it is a datagram socket in a folder that both
+//! can reach: the payload is empty or a job's id.
+
+use std::{
+    io,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+
+use super::is_job_id;
+
+/// Rings that wait to be heard. More are dropped; the listener looks at the store by itself.
+const WAITING: usize = 1024;
+
+/// What is rung.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Look at the store.
+    Any,
+    /// Look at this job.
+    Job(String),
+}
+
+/// The end that rings.
+#[derive(Clone)]
+pub enum Doorbell {
+    /// Within this process.
+    Local(mpsc::Sender<Ring>),
+    /// At a socket of another process.
+    Remote(Arc<UnixDatagram>, PathBuf),
+}
+
+impl Doorbell {
+    /// A bell at the socket of another process, which need not be there yet.
+    pub fn remote(path: &Path) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self::Remote(Arc::new(socket), path.to_owned()))
+    }
+
+    /// Rings, and does not wait for anybody.
+    pub fn ring(&self, ring: &Ring) {
+        match self {
+            Self::Local(sender) => {
+                let _ = sender.try_send(ring.clone());
+            }
+            Self::Remote(socket, path) => {
+                let payload = match ring {
+                    Ring::Any => "",
+                    Ring::Job(id) => id,
+                };
+                // Nobody at home or a full socket: the listener looks at the store by itself.
+                if let Err(error) = socket.send_to(payload.as_bytes(), path) {
+                    tracing::debug!(%error, "the doorbell was not heard");
+                }
+            }
+        }
+    }
+}
+
+/// The end that listens.
+pub struct Listener {
+    receiver: mpsc::Receiver<Ring>,
+}
+
+impl Listener {
+    /// The next ring; None when no bell is left.
+    pub async fn recv(&mut self) -> Option<Ring> {
+        self.receiver.recv().await
+    }
+}
+
+/// A bell within this process.
+#[must_use]
+pub fn local() -> (Doorbell, Listener) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (Doorbell::Local(sender), Listener { receiver })
+}
+
+/// Listens at a socket; one that a dead process left there is replaced.
+pub fn listen(path: &Path) -> io::Result<Listener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = tokio::net::UnixDatagram::bind(path)?;
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let mut payload = [0; 64];
+        loop {
+            let length = match socket.recv(&mut payload).await {
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::error!(%error, "the doorbell can't be heard");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let ring = match std::str::from_utf8(&payload[..length]) {
+                Ok(id) if is_job_id(id) => Ring::Job(id.to_owned()),
+                _ => Ring::Any,
+            };
+            if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(ring) {
+                return;
+            }
+        }
+    });
+    Ok(Listener { receiver })
+}

@@ -1,0 +1,188 @@
+//! A job's life: submit, claim, finish, wait, cancel, recover. The only place that changes a
+//! job's state.
+//!
+//! The front half ([`Queue`]) accepts jobs and waits for them; the working half ([`worker`])
+//! draws. They share the store and two doorbells and nothing else, so that they may live in one
+//! process or in two.
+
+pub mod bell;
+mod finish;
+mod recover;
+mod run;
+mod waiters;
+pub mod worker;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::store::{
+    Store, StoreError,
+    jobs::{Job, JobState},
+    submissions::{NewJob, Submissions, Submitted},
+};
+use bell::{Doorbell, Listener, Ring};
+use waiters::{Waiter, Waiters};
+
+/// How often waiting callers look at the store by themselves: a bell may be lost, the store never
+/// is.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// The front's half. Clones share everything.
+#[derive(Clone)]
+pub struct Queue {
+    store: Store,
+    submissions: Submissions,
+    max_queued: u32,
+    waiters: Arc<Waiters>,
+    worker_bell: Doorbell,
+    /// Cancelled when the process begins to stop: nothing is accepted any more.
+    draining: CancellationToken,
+    /// Cancelled when nobody may wait any longer.
+    closing: CancellationToken,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug)]
+pub enum Refused {
+    /// As many jobs as the setting allows are queued.
+    QueueFull,
+    /// The process is stopping.
+    ShuttingDown,
+    /// The key was deleted or disabled in this moment.
+    KeyGone,
+    /// The store failed.
+    Store(StoreError),
+}
+
+/// The right to wait for a job that was accepted.
+pub struct Ticket {
+    waiter: Waiter,
+    job: String,
+}
+
+/// How waiting for a job ended.
+#[derive(Debug)]
+pub enum Waited {
+    /// The job is final.
+    Final(Box<Job>),
+    /// The caller's patience is over; the job goes on.
+    Patience,
+    /// The process is stopping; the job goes on when it is back.
+    ShuttingDown,
+}
+
+impl Queue {
+    /// Starts the front's half: `finished` tells of jobs that became final.
+    #[must_use]
+    pub fn start(
+        store: Store,
+        max_queued: u32,
+        worker_bell: Doorbell,
+        mut finished: Listener,
+        draining: CancellationToken,
+        closing: CancellationToken,
+    ) -> Self {
+        let waiters = Arc::new(Waiters::default());
+        let awake = Arc::clone(&waiters);
+        tokio::spawn(async move {
+            while let Some(ring) = finished.recv().await {
+                match ring {
+                    Ring::Job(id) => awake.wake(&id),
+                    Ring::Any => awake.wake_all(),
+                }
+            }
+        });
+        let bell = worker_bell.clone();
+        let submissions =
+            Submissions::start(store.clone(), max_queued, move || bell.ring(&Ring::Any));
+        Self { store, submissions, max_queued, waiters, worker_bell, draining, closing }
+    }
+
+    /// Is there room for another job? A look, not a promise.
+    pub async fn has_room(&self) -> Result<bool, StoreError> {
+        let (queued, _) = self.store.queue_depth().await?;
+        Ok(queued < i64::from(self.max_queued))
+    }
+
+    /// Accepts a job: it is durable when this returns its time of acceptance.
+    pub async fn submit(&self, job: NewJob) -> Result<i64, Refused> {
+        if self.draining.is_cancelled() {
+            return Err(Refused::ShuttingDown);
+        }
+        match self.submissions.submit(job).await {
+            Ok(Submitted::Accepted { created_at }) => Ok(created_at),
+            Ok(Submitted::QueueFull) => Err(Refused::QueueFull),
+            Ok(Submitted::KeyGone) => Err(Refused::KeyGone),
+            Err(error) => Err(Refused::Store(error)),
+        }
+    }
+
+    /// Accepts a job that somebody is going to wait for.
+    pub async fn submit_to_wait(&self, job: NewJob) -> Result<Ticket, Refused> {
+        // Listening begins before the job exists: its end cannot be missed.
+        let ticket = Ticket { waiter: self.waiters.listen(&job.id), job: job.id.clone() };
+        self.submit(job).await?;
+        Ok(ticket)
+    }
+
+    /// Waits until the job is final, `patience` at most.
+    pub async fn wait(&self, ticket: &Ticket, patience: Duration) -> Result<Waited, StoreError> {
+        tokio::time::timeout(patience, self.wait_for_ever(ticket))
+            .await
+            .unwrap_or(Ok(Waited::Patience))
+    }
+
+    async fn wait_for_ever(&self, ticket: &Ticket) -> Result<Waited, StoreError> {
+        let (mut draining, mut closing) = (false, false);
+        loop {
+            tokio::select! {
+                () = ticket.waiter.woken() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = self.draining.cancelled(), if !draining => draining = true,
+                () = self.closing.cancelled() => closing = true,
+            }
+            match self.store.job(&ticket.job).await? {
+                Some(job) if job.state.is_final() => return Ok(Waited::Final(Box::new(job))),
+                // A running job may still end within the grace; a queued one will not begin.
+                Some(job) if draining && job.state == JobState::Queued => closing = true,
+                _ => {}
+            }
+            if closing {
+                return Ok(Waited::ShuttingDown);
+            }
+        }
+    }
+
+    /// Cancels a caller's job; false when it is final already or none of the caller's.
+    pub async fn cancel(&self, caller: &str, id: &str) -> Result<bool, StoreError> {
+        let cancelled = self.store.cancel_job(caller, id).await?;
+        if cancelled {
+            self.worker_bell.ring(&Ring::Job(id.to_owned()));
+            self.waiters.wake(id);
+        }
+        Ok(cancelled)
+    }
+
+    /// Has the process begun to stop?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+}
+
+/// A fresh, unguessable job id: `img_` and 32 lower-case hex digits, 122 bits of them random.
+#[must_use]
+pub fn new_job_id() -> String {
+    format!("img_{}", Uuid::new_v4().simple())
+}
+
+/// Is this a job id, ours (32 digits) or the original's (24)? Nothing else is looked up.
+#[must_use]
+pub fn is_job_id(text: &str) -> bool {
+    text.strip_prefix("img_").is_some_and(|digits| {
+        matches!(digits.len(), 24 | 32)
+            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}

@@ -1,0 +1,220 @@
+//! One claimed job: its turns, in parallel as slots allow, and what they make of the job.
+//!
+//! Nothing is drawn before it was looked for: whatever way led here, a picture that an earlier
+//! attempt left is taken.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    finish::{self, Accepted, TurnResult},
+    recover,
+    worker::{Worker, log_store_error},
+};
+use crate::{
+    codex::{BoxFuture, Failure, ThreadRef, Turn},
+    store::{
+        StoreError,
+        claims::{Claim, OpenTurn},
+    },
+};
+
+/// How long a stop may be held up by the last look for a job's pictures.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
+/// Runs the open turns of a job. The first uses the slot that the claim came with.
+pub(super) async fn job(
+    worker: &Arc<Worker>,
+    claim: &Claim,
+    slot: OwnedSemaphorePermit,
+    cancelled: &CancellationToken,
+) {
+    let job = match Job::of(worker, claim).await {
+        Ok(job) => Arc::new(job),
+        Err(error) => return log_store_error(claim, &error),
+    };
+    tracing::info!(
+        job = claim.id,
+        attempt = claim.attempts,
+        pictures = job.open.len(),
+        "job begins"
+    );
+    let mut first_slot = Some(slot);
+    let mut running = JoinSet::new();
+    for index in 0..job.open.len() {
+        let slot = if let Some(slot) = first_slot.take() {
+            slot
+        } else {
+            tokio::select! {
+                slot = Arc::clone(&worker.slots).acquire_owned() => match slot {
+                    Ok(slot) => slot,
+                    Err(_) => break,
+                },
+                () = cancelled.cancelled() => break,
+            }
+        };
+        let (worker, job, cancelled) = (Arc::clone(worker), Arc::clone(&job), cancelled.clone());
+        running.spawn(async move {
+            let result = turn(&worker, &job, index, cancelled).await;
+            drop(slot);
+            result
+        });
+    }
+    let mut results = Vec::new();
+    while let Some(result) = running.join_next().await {
+        // Of a turn that panicked nothing is known.
+        results.push(result.unwrap_or(TurnResult::HandsOff));
+    }
+    if worker.stop.is_cancelled()
+        && claim.attempts >= recover::MAX_ATTEMPTS
+        && fate(&results) == Fate::GiveBack
+    {
+        // The second interruption, which is the last. Should something keep the login busy,
+        // the next start says the same.
+        let _ = tokio::time::timeout(LAST_LOOK, recover::job(worker, claim)).await;
+        return;
+    }
+    settle(worker, claim, &results).await;
+}
+
+/// A job with what its turns need.
+pub(super) struct Job {
+    pub(super) claim: Claim,
+    /// Absolute paths.
+    references: Vec<PathBuf>,
+    pub(super) open: Vec<OpenTurn>,
+}
+
+impl Job {
+    /// Reads what the store knows of a claimed job.
+    pub(super) async fn of(worker: &Worker, claim: &Claim) -> Result<Self, StoreError> {
+        let store = &worker.shop.store;
+        let folder = worker.shop.references_dir.join(&claim.id);
+        let files = store.reference_files(&claim.id).await?;
+        Ok(Self {
+            claim: claim.clone(),
+            references: files.iter().map(|file| folder.join(file)).collect(),
+            open: store.open_turns(&claim.id).await?,
+        })
+    }
+
+    /// What the engine is asked, with `dir` as the attempt's own folder.
+    pub(super) fn turn(&self, position: u32, dir: PathBuf) -> Turn {
+        Turn {
+            job_id: self.claim.id.clone(),
+            position,
+            prompt: self.claim.prompt.clone(),
+            size: self.claim.size.clone(),
+            quality: self.claim.quality.clone(),
+            references: self.references.clone(),
+            dir,
+        }
+    }
+}
+
+/// Takes the picture that an earlier attempt left, or draws it.
+async fn turn(
+    worker: &Worker,
+    job: &Job,
+    index: usize,
+    cancelled: CancellationToken,
+) -> TurnResult {
+    let Some(open) = job.open.get(index) else { return TurnResult::HandsOff };
+    // The first owner of a job has nothing to look for.
+    if job.claim.generation > 1 {
+        match recover::turn(worker, job, open).await {
+            recover::Found::Nothing(_) => {}
+            recover::Found::Settled(result) => return result,
+        }
+    }
+    draw(worker, job, open.position, cancelled).await
+}
+
+async fn draw(
+    worker: &Worker,
+    job: &Job,
+    position: u32,
+    cancelled: CancellationToken,
+) -> TurnResult {
+    let claim = &job.claim;
+    let folder = format!("{position}-{}", claim.generation);
+    let turn = job.turn(position, worker.shop.workdir.join(&claim.id).join(folder));
+    let begun = Instant::now();
+    let sink = |thread: ThreadRef| -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let stored =
+                worker.shop.store.set_thread(claim, position, &thread.login, &thread.thread).await;
+            if let Err(error) = stored {
+                log_store_error(claim, &error);
+            }
+        })
+    };
+    let finished = worker.shop.engine.draw(&turn, &sink, cancelled.clone()).await;
+    (worker.shop.on_turn)(begun.elapsed());
+    let result: Result<_, Failure> = match finish::accept(worker, claim, position, &finished).await
+    {
+        Accepted::Picture(image) => Ok(image),
+        Accepted::GivenUp(failure) => Err(failure),
+        Accepted::Unknown => return TurnResult::HandsOff,
+        Accepted::Nothing(failure) if !cancelled.is_cancelled() => Err(failure),
+        Accepted::Nothing(_) => {
+            if let Some(thread) = &finished.thread {
+                finish::forget(worker, thread).await;
+            }
+            return TurnResult::Stopped;
+        }
+    };
+    finish::record(worker, claim, position, finished, result).await
+}
+
+/// What its turns make of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is final.
+    Done,
+    /// It goes back into the queue.
+    GiveBack,
+    /// A picture of it may be there although the store doesn't know it. The job stays as it is;
+    /// its lease ends, and the picture is looked for.
+    Leave,
+}
+
+fn fate(results: &[TurnResult]) -> Fate {
+    if results.contains(&TurnResult::Final) {
+        Fate::Done
+    } else if results.contains(&TurnResult::HandsOff) {
+        Fate::Leave
+    } else {
+        Fate::GiveBack
+    }
+}
+
+/// Decides what becomes of a job when its turns have ended, one way or another.
+pub(super) async fn settle(worker: &Worker, claim: &Claim, results: &[TurnResult]) {
+    if fate(results) == Fate::GiveBack && !worker.give_back(claim).await {
+        // Void: the caller cancelled it, and nobody is going to need the folder.
+        tracing::info!(job = claim.id, state = "cancelled", attempts = claim.attempts, "job ended");
+        worker.clear_workdir(claim).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_which_anything_is_unknown_is_never_drawn_again_at_once() {
+        use TurnResult::{Final, HandsOff, Recorded, Stopped};
+        assert_eq!(fate(&[Recorded, HandsOff, Stopped]), Fate::Leave);
+        assert_eq!(fate(&[HandsOff]), Fate::Leave);
+        assert_eq!(fate(&[Recorded, Stopped]), Fate::GiveBack);
+        assert_eq!(fate(&[]), Fate::GiveBack);
+        assert_eq!(fate(&[Recorded, Final]), Fate::Done);
+    }
+}

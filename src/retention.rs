@@ -1,0 +1,401 @@
+//! What expires, and how row and file go together.
+//!
+//! A removal is: the row stops showing the picture, the files go, the rows that named them and
+//! what Codex said go. Killed anywhere in between, the next clean-up goes on where it stopped; the
+//! job itself stays, as history. The pictures that Codex keeps go as soon as their job has ended.
+//!
+//! Files and folders that no row names go, too, once they are old, and rows forget a picture whose
+//! file is gone; but only in a folder that is marked as this database's, and only under names that
+//! are exactly ours.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    codex::Engine,
+    images::{Format, TEMPORARY_PREFIX},
+    state_dir,
+    store::{self, Store, StoreError},
+};
+
+/// Jobs that are looked up at a time.
+const BATCH: u32 = 100;
+
+/// A file without a row may belong to a job that is just being stored; after so long it doesn't.
+const ORPHAN_AGE: Duration = Duration::from_hours(1);
+
+/// Where the files lie, and what knows about Codex's.
+pub struct Cleaner {
+    /// The rows.
+    pub store: Store,
+    /// Removes what Codex keeps.
+    pub engine: Arc<dyn Engine>,
+    /// Folder of verified pictures.
+    pub generated_dir: PathBuf,
+    /// Folder of the jobs' references.
+    pub references_dir: PathBuf,
+    /// Folder of the turns' own folders.
+    pub workdir: PathBuf,
+}
+
+/// What a clean-up removed, or would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Jobs whose time was over.
+    pub expired_jobs: u64,
+    /// Pictures of these jobs.
+    pub images: u64,
+    /// Files and folders that no row names.
+    pub orphan_files: u64,
+    /// Rows whose file was gone.
+    pub orphan_rows: u64,
+    /// Folders of Codex threads of finished jobs.
+    pub codex_threads: u64,
+    /// Bytes of all of these files but Codex's own.
+    pub bytes: u64,
+    /// Folders that were not searched for orphans.
+    #[serde(skip)]
+    pub skipped: Vec<Skipped>,
+}
+
+/// A folder that cannot be told to be this database's.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// The folder.
+    pub folder: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Skipped {}: {}. {}", self.folder, self.reason, self.advice)
+    }
+}
+
+/// Why a clean-up stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A folder could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Cleaner {
+    /// Removes everything whose time is over; with `dry_run` only counts it.
+    pub async fn run(&self, dry_run: bool) -> Result<Report, CleanupError> {
+        let mut report = Report::default();
+        self.expire(dry_run, &mut report).await?;
+        let instance = self.store.instance().await?;
+        if is_marked(&self.generated_dir, &instance, &mut report).await {
+            self.orphan_files(dry_run, &mut report).await?;
+            self.orphan_rows(&instance, dry_run, &mut report).await?;
+        }
+        if is_marked(&self.references_dir, &instance, &mut report).await {
+            self.orphan_folders(Folders::References, dry_run, &mut report).await?;
+        }
+        if is_marked(&self.workdir, &instance, &mut report).await {
+            self.orphan_folders(Folders::Work, dry_run, &mut report).await?;
+        }
+        self.threads(dry_run, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn expire(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+        let now = store::now();
+        let mut after = (i64::MIN, String::new());
+        loop {
+            let batch = self.store.expired_jobs(now, &after, BATCH).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = (last.expires_at, last.id.clone());
+            for job in &batch {
+                report.expired_jobs += 1;
+                let files = self.store.files_of(&job.id).await?;
+                report.images += files.len() as u64;
+                report.bytes += files.iter().map(|file| file.bytes.unsigned_abs()).sum::<u64>();
+                report.bytes += folder_bytes(self.references_dir.join(&job.id)).await;
+                report.bytes += folder_bytes(self.workdir.join(&job.id)).await;
+                if dry_run {
+                    continue;
+                }
+                self.store.mark_expired(&job.id).await?;
+                let mut gone = true;
+                for file in &files {
+                    gone &= remove_file(&self.generated_dir.join(&file.file)).await;
+                }
+                gone &= remove_folder(&self.references_dir.join(&job.id)).await;
+                gone &= remove_folder(&self.workdir.join(&job.id)).await;
+                // What could not be removed is tried again by the next clean-up.
+                if gone {
+                    self.store.mark_purged(&job.id).await?;
+                }
+            }
+        }
+    }
+
+    /// Pictures that no row names: a crash came between file and row.
+    async fn orphan_files(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+        let mut entries = read_dir(&self.generated_dir).await?;
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let job = job_of_picture(&name);
+            if job.is_none() && !is_temporary(&name) {
+                continue;
+            }
+            let Some(found) = old_entry(&entry).await else { continue };
+            if found.is_dir() || self.store.needs_file(&name, job.unwrap_or_default()).await? {
+                continue;
+            }
+            report.orphan_files += 1;
+            report.bytes += found.len();
+            if !dry_run {
+                remove_file(&entry.path()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows whose file somebody removed by hand.
+    async fn orphan_rows(
+        &self,
+        instance: &str,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<(), CleanupError> {
+        let now = store::now();
+        let mut after = String::new();
+        loop {
+            let page = self.store.shown_files(now, &after, BATCH).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after.clone_from(&last.file);
+            for row in &page {
+                let path = self.generated_dir.join(&row.file);
+                // Only a clear "not there" counts: a folder that can't be read says nothing.
+                if matches!(tokio::fs::try_exists(path).await, Ok(true) | Err(_)) {
+                    continue;
+                }
+                // Nor one that was unmounted meanwhile.
+                if check_marker(&self.generated_dir, instance).await.is_err() {
+                    return Ok(());
+                }
+                report.orphan_rows += 1;
+                if !dry_run {
+                    self.store.forget_image(&row.job_id, &row.file).await?;
+                }
+            }
+        }
+    }
+
+    /// Folders named after jobs that there are not, or that have no more use for them: references
+    /// are kept for as long as the pictures, work folders until the job ends.
+    async fn orphan_folders(
+        &self,
+        kind: Folders,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<(), CleanupError> {
+        let parent = match kind {
+            Folders::References => &self.references_dir,
+            Folders::Work => &self.workdir,
+        };
+        let mut entries = read_dir(parent).await?;
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let Some(found) = old_entry(&entry).await else { continue };
+            if !is_job_id(&name) || !found.is_dir() {
+                continue;
+            }
+            let is_used = match kind {
+                Folders::References => self.store.is_live(&name).await?,
+                Folders::Work => self.store.is_open(&name).await?,
+            };
+            if is_used {
+                continue;
+            }
+            report.orphan_files += 1;
+            report.bytes += folder_bytes(entry.path()).await;
+            if !dry_run {
+                remove_folder(&entry.path()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What Codex still keeps of our finished threads; those of others are not touched.
+    async fn threads(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+        for thread in self.engine.kept_threads().await {
+            if !self.store.is_finished_thread(&thread.thread).await? {
+                continue;
+            }
+            report.codex_threads += 1;
+            if !dry_run {
+                removed(self.engine.forget(&thread).await, Path::new(&thread.thread));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Folders that hold one for each job.
+#[derive(Clone, Copy)]
+enum Folders {
+    References,
+    /// Normally removed when the job ends; a crash may come first.
+    Work,
+}
+
+async fn remove_file(path: &Path) -> bool {
+    removed(tokio::fs::remove_file(path).await, path)
+}
+
+/// Of a link only itself goes, not what it leads to.
+async fn remove_folder(path: &Path) -> bool {
+    removed(tokio::fs::remove_dir_all(path).await, path)
+}
+
+/// True when it is gone, by us or before; anything else goes to the log.
+fn removed(result: io::Result<()>, what: &Path) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => {
+            let what = what.display();
+            tracing::warn!(%what, %error, "what is past its time could not be removed");
+            false
+        }
+    }
+}
+
+/// Looks whether the folder is this database's; if not, reports it, and to the log.
+async fn is_marked(folder: &Path, instance: &str, report: &mut Report) -> bool {
+    let Err(reason) = check_marker(folder, instance).await else { return true };
+    let advice = state_dir::advice(folder, instance);
+    let folder = folder.display().to_string();
+    tracing::error!(folder, reason, "the clean-up skips a folder. {advice}");
+    report.skipped.push(Skipped { folder, reason, advice });
+    false
+}
+
+async fn check_marker(folder: &Path, instance: &str) -> Result<(), String> {
+    let (folder, instance) = (folder.to_owned(), instance.to_owned());
+    tokio::task::spawn_blocking(move || state_dir::check_marker(&folder, &instance))
+        .await
+        .unwrap_or_else(|panic| Err(panic.to_string()))
+}
+
+/// The job whose picture a file of exactly this name would be: `<id>.png`, `<id>_2.webp`.
+fn job_of_picture(file: &str) -> Option<&str> {
+    let (stem, extension) = file.split_once('.')?;
+    Format::of_extension(extension)?;
+    let (job, number) = stem.split_at_checked(ID_LENGTH)?;
+    let is_number = |digits: &str| {
+        (1..=2).contains(&digits.len())
+            && !digits.starts_with('0')
+            && digits.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    let is_ours = number.is_empty() || number.strip_prefix('_').is_some_and(is_number);
+    (is_ours && is_job_id(job)).then_some(job)
+}
+
+/// Is this the name of a picture that is being imported?
+fn is_temporary(file: &str) -> bool {
+    file.strip_prefix(TEMPORARY_PREFIX).is_some_and(is_hex)
+}
+
+/// `img_` and 32 digits.
+const ID_LENGTH: usize = 36;
+
+/// Is this a job of ours? Those of the Python original have 24 digits.
+fn is_job_id(text: &str) -> bool {
+    text.strip_prefix("img_").is_some_and(is_hex)
+}
+
+fn is_hex(digits: &str) -> bool {
+    digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+async fn read_dir(path: &Path) -> Result<tokio::fs::ReadDir, CleanupError> {
+    tokio::fs::read_dir(path)
+        .await
+        .map_err(|source| CleanupError::Io { path: path.display().to_string(), source })
+}
+
+/// An entry that nobody has touched for a while; of a link, the link itself.
+async fn old_entry(entry: &tokio::fs::DirEntry) -> Option<std::fs::Metadata> {
+    let metadata = entry.metadata().await.ok()?;
+    let age = SystemTime::now().duration_since(metadata.modified().ok()?).ok()?;
+    (age >= ORPHAN_AGE).then_some(metadata)
+}
+
+/// Bytes of the files in a folder and the folders in it.
+async fn folder_bytes(path: PathBuf) -> u64 {
+    fn sum(path: &Path) -> u64 {
+        let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+        entries
+            .flatten()
+            .map(|entry| match entry.file_type() {
+                Ok(kind) if kind.is_dir() => sum(&entry.path()),
+                Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |file| file.len()),
+                _ => 0,
+            })
+            .sum()
+    }
+    let sum = move || {
+        // What a link leads to is not ours.
+        let is_folder = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        if is_folder { sum(&path) } else { 0 }
+    };
+    tokio::task::spawn_blocking(sum).await.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_are_exactly_ours_are() {
+        const ID: &str = "img_0123456789abcdef0123456789abcdef";
+        for name in ["", "_2", "_10"] {
+            for extension in ["png", "jpg", "webp"] {
+                assert_eq!(job_of_picture(&format!("{ID}{name}.{extension}")), Some(ID));
+            }
+        }
+        assert!(is_temporary(".tmp-0123456789abcdef0123456789abcdef"));
+        for other in [
+            "img_holiday.jpg",
+            // The Python original's.
+            "img_0123456789abcdef01234567.png",
+            "img_0123456789abcdef01234567_2.png",
+            "img_0123456789ABCDEF0123456789abcdef.png",
+            "img_0123456789abcdef0123456789abcdef",
+            "img_0123456789abcdef0123456789abcdef.gif",
+            "img_0123456789abcdef0123456789abcdef.png.bak",
+            "img_0123456789abcdef0123456789abcdef_.png",
+            "img_0123456789abcdef0123456789abcdef_02.png",
+            "img_0123456789abcdef0123456789abcdef_100.png",
+            "img_0123456789abcdef0123456789abcdef-2.png",
+            "img_0123456789abcdef0123456789abcdeé.png",
+            ".tmp-notes",
+            ".tmp-img_0123456789abcdef0123456789abcdef",
+            ".codex-image-service",
+            "",
+        ] {
+            assert_eq!(job_of_picture(other), None, "{other}");
+            assert!(!is_temporary(other), "{other}");
+        }
+    }
+}

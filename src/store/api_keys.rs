@@ -1,0 +1,112 @@
+//! Table `api_keys`: who may call. The key itself is never stored, only its SHA-256.
+
+use sqlx::FromRow;
+
+use super::{Store, StoreError, now};
+
+/// A key as the operator sees it.
+#[derive(Clone, Debug, FromRow, serde::Serialize)]
+pub struct ApiKey {
+    /// `key_` and 12 hex digits.
+    pub id: String,
+    /// The name that the operator gave it.
+    pub name: String,
+    /// The prefix and four characters of the secret.
+    pub handle: String,
+    /// A disabled key is refused with 403.
+    pub enabled: bool,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// Milliseconds since the epoch, to the minute.
+    pub last_used_at: Option<i64>,
+    /// Jobs that this key has submitted.
+    pub jobs: i64,
+}
+
+/// A caller whose key verified.
+#[derive(Clone, Debug, FromRow)]
+pub struct Caller {
+    /// The key's id.
+    pub id: String,
+    /// What the log names.
+    pub handle: String,
+    /// A disabled key is known, but refused.
+    pub enabled: bool,
+}
+
+impl Store {
+    /// Stores a new key by its hash.
+    pub async fn insert_key(
+        &self,
+        id: &str,
+        name: &str,
+        handle: &str,
+        hash: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO api_keys (id, name, handle, hash, created_at) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(id)
+        .bind(name)
+        .bind(handle)
+        .bind(hash)
+        .bind(now())
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// Every key that is not deleted, oldest first.
+    pub async fn list_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT id, name, handle, enabled, created_at, last_used_at, \
+             (SELECT count(*) FROM jobs WHERE api_key_id = api_keys.id) AS jobs \
+             FROM api_keys WHERE deleted_at IS NULL ORDER BY created_at, id",
+        )
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// The caller to whom a key of this hash belongs.
+    pub async fn caller(&self, hash: &str) -> Result<Option<Caller>, StoreError> {
+        Ok(sqlx::query_as("SELECT id, handle, enabled FROM api_keys WHERE hash = ?")
+            .bind(hash)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// Enables or disables a key; false when there is none of this id.
+    pub async fn enable_key(&self, id: &str, enabled: bool) -> Result<bool, StoreError> {
+        let done =
+            sqlx::query("UPDATE api_keys SET enabled = ? WHERE id = ? AND deleted_at IS NULL")
+                .bind(enabled)
+                .bind(id)
+                .execute(&self.write)
+                .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Forgets the key's hash, so that it verifies no more; its jobs stay, under its name.
+    /// False when there is none of this id.
+    pub async fn delete_key(&self, id: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE api_keys SET hash = NULL, enabled = 0, deleted_at = ? \
+             WHERE id = ? AND deleted_at IS NULL",
+        )
+        .bind(now())
+        .bind(id)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Notes that a key was used.
+    pub async fn touch_key(&self, id: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE api_keys SET last_used_at = ? WHERE id = ?")
+            .bind(now())
+            .bind(id)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}

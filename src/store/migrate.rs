@@ -1,0 +1,201 @@
+//! Brings the schema up to date: embedded migrations, under a file lock, and only on a database
+//! that is ours. A database of another program is recognised before anything is written to it.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteSynchronous},
+};
+use uuid::Uuid;
+
+use super::StoreError;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Applies what is missing. sqlx's own lock does nothing for `SQLite`, and front, worker and
+/// commands may start at the same moment: a lock on a file beside the database orders them. Where
+/// there is no database, one is made only if it may be.
+pub(super) async fn bring_up_to_date(
+    path: &Path,
+    options: &SqliteConnectOptions,
+    may_make: bool,
+) -> Result<(), StoreError> {
+    let missing = || StoreError::Missing(path.display().to_string());
+    // Another process of ours may be writing: only a clear sight counts.
+    match look(path).await {
+        Ok(Sight::Empty) if !may_make => return Err(missing()),
+        Ok(sight) => refuse_others(path, &sight)?,
+        Err(_) => {}
+    }
+    let lock_path = path.with_extension("migrate.lock");
+    let _lock = tokio::task::spawn_blocking(move || lock(&lock_path))
+        .await
+        .map_err(|panic| StoreError::Sql(sqlx::Error::Protocol(panic.to_string())))??;
+    match look(path).await {
+        Ok(Sight::Empty) if !may_make => return Err(missing()),
+        // SQLite would not let the group write, and gives its other files the mode of this one.
+        Ok(Sight::Empty) => make_shared(path)?,
+        Ok(sight) => {
+            refuse_others(path, &sight)?;
+            if is_current(path).await? {
+                return Ok(());
+            }
+        }
+        Err(error) if is_no_database(&error) => {
+            return Err(StoreError::NoDatabase(path.display().to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // Its commits need not each reach the disk: closing syncs them all (or, when others have the
+    // database open, the next commit does, for it syncs the log up to its own end).
+    let options = options.clone().synchronous(SqliteSynchronous::Normal);
+    let mut connection = options.connect().await?;
+    MIGRATIONS.run(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    make_shared(path)?;
+    let open = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map_err(|source| StoreError::Io { path: path.display().to_string(), source })
+}
+
+fn make_shared(path: &Path) -> Result<(), StoreError> {
+    crate::state_dir::make_file(path)
+        .map_err(|source| StoreError::Io { path: path.display().to_string(), source })
+}
+
+/// What the tables of a file say about it.
+enum Sight {
+    /// No file, or no table in it.
+    Empty,
+    /// The Python original's.
+    Original,
+    /// Another program's.
+    Foreign,
+    /// Ours, with the newest migration that is written down, if any.
+    Ours(Option<i64>),
+}
+
+fn refuse_others(path: &Path, sight: &Sight) -> Result<(), StoreError> {
+    let name = || path.display().to_string();
+    match *sight {
+        Sight::Empty => Ok(()),
+        Sight::Original => Err(StoreError::Original(name())),
+        Sight::Foreign => Err(StoreError::Foreign(name())),
+        Sight::Ours(version) => refuse_newer(path, version),
+    }
+}
+
+fn refuse_newer(path: &Path, version: Option<i64>) -> Result<(), StoreError> {
+    match version {
+        Some(found) if found > newest() => {
+            Err(StoreError::Newer { path: path.display().to_string(), found, known: newest() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A look that makes not even the files that `SQLite` puts beside a database in WAL mode. Where
+/// that does not show one of ours, and there is such a log, a copy of both is looked at.
+async fn look(path: &Path) -> sqlx::Result<Sight> {
+    if !has_content(path) {
+        return Ok(Sight::Empty);
+    }
+    let immutable = SqliteConnectOptions::new().filename(path).read_only(true).immutable(true);
+    match recognise(&immutable).await {
+        // Without its log, a first start that was killed may look empty, half made or broken.
+        Ok(Sight::Empty | Sight::Foreign) | Err(_) if has_content(&log_of(path)) => {
+            look_at_copy(path).await
+        }
+        sight => sight,
+    }
+}
+
+async fn look_at_copy(path: &Path) -> sqlx::Result<Sight> {
+    let folder = std::env::temp_dir().join(format!("codex-image-service-{}", Uuid::new_v4()));
+    let copy = folder.join("copy.db");
+    DirBuilder::new().mode(0o700).create(&folder)?;
+    let sight = async {
+        tokio::fs::copy(log_of(path), log_of(&copy)).await?;
+        tokio::fs::copy(path, &copy).await?;
+        recognise(&SqliteConnectOptions::new().filename(&copy)).await
+    }
+    .await;
+    std::fs::remove_dir_all(folder)?;
+    sight
+}
+
+fn has_content(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.len() > 0)
+}
+
+/// The log that `SQLite` keeps beside a database in WAL mode.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+async fn recognise(options: &SqliteConnectOptions) -> sqlx::Result<Sight> {
+    let mut connection = options.connect().await?;
+    let sight = sight_of(&mut connection).await;
+    connection.close().await?;
+    sight
+}
+
+async fn sight_of(connection: &mut SqliteConnection) -> sqlx::Result<Sight> {
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            .fetch_all(&mut *connection)
+            .await?;
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    if !has("_sqlx_migrations") {
+        return Ok(match () {
+            () if has("image_requests") => Sight::Original,
+            () if tables.is_empty() => Sight::Empty,
+            () => Sight::Foreign,
+        });
+    }
+    // Other programs use sqlx, too. Without a row, a first start of ours was interrupted.
+    let first: Option<String> =
+        sqlx::query_scalar("SELECT description FROM _sqlx_migrations ORDER BY version LIMIT 1")
+            .fetch_optional(&mut *connection)
+            .await?;
+    let ours = MIGRATIONS.iter().next().map(|migration| migration.description.as_ref());
+    match first.as_deref() {
+        None if tables.len() > 1 => return Ok(Sight::Foreign),
+        Some(_) if first.as_deref() != ours => return Ok(Sight::Foreign),
+        _ => {}
+    }
+    let version = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations");
+    Ok(Sight::Ours(version.fetch_one(connection).await?))
+}
+
+/// With what is still in the log; true when nothing is to be done.
+async fn is_current(path: &Path) -> Result<bool, StoreError> {
+    let sight = recognise(&SqliteConnectOptions::new().filename(path).read_only(true)).await?;
+    refuse_others(path, &sight)?;
+    Ok(matches!(sight, Sight::Ours(version) if version == Some(newest())))
+}
+
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// `SQLITE_NOTADB`
+fn is_no_database(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code == "26")
+}

@@ -1,0 +1,177 @@
+//! The only place that knows SQL: typed rows in and out, one file a table.
+//!
+//! One `SQLite` file in WAL mode, one connection that writes and a few that read. A commit is on
+//! the disk when it returns (`synchronous=FULL`).
+
+pub mod api_keys;
+pub mod claims;
+pub mod jobs;
+mod migrate;
+pub mod outcomes;
+pub mod retired;
+pub mod submissions;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sqlx::{
+    ConnectOptions, Sqlite, SqlitePool,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+/// How long a writer waits for another process's write (the commands run beside the service).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Connections that read. More than the cores of a small server bring nothing: each is a thread.
+const READERS: u32 = 2;
+
+/// What the store may refuse.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `SQLite` or the disk failed; the text stays in the log.
+    #[error("the database failed: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// The embedded migrations could not be applied.
+    #[error("the database could not be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A file beside the database could not be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file belongs to the Python original.
+    #[error(
+        "{0} is a database of the Python codex-image-service. It was left untouched; it cannot be \
+         taken over yet. Set DATABASE_URL or STATE_DIR to another place."
+    )]
+    Original(String),
+    /// There is none, and none may be made.
+    #[error("there is no database {0}; are DATABASE_URL and STATE_DIR right? Nothing was made.")]
+    Missing(String),
+    /// The file is a database, but not ours.
+    #[error("{0} is a database of another program. It was left untouched.")]
+    Foreign(String),
+    /// The file is something else altogether.
+    #[error("{0} is not an SQLite database. It was left untouched.")]
+    NoDatabase(String),
+    /// The file was written by a newer version of this program.
+    #[error(
+        "{path} has schema version {found}, this program knows {known}. Start the newer \
+         version, or restore a backup made by this one."
+    )]
+    Newer {
+        /// The database.
+        path: String,
+        /// The newest migration that it holds.
+        found: i64,
+        /// The newest that this program holds.
+        known: i64,
+    },
+}
+
+/// The database. Clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    path: Arc<Path>,
+    /// Connections that only read.
+    read: SqlitePool,
+    /// The one connection that writes: waiting for it is first come, first served.
+    write: SqlitePool,
+}
+
+impl Store {
+    /// Opens the database, makes it when there is none, and brings its schema up to date.
+    ///
+    /// Safe to be called by several processes at once: the migrations run under a file lock.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        migrate::bring_up_to_date(path, &options(path), true).await?;
+        Ok(Self::connect(path))
+    }
+
+    /// Like [`Store::open`], but only for a database that is there: where there is none, nothing
+    /// is made.
+    pub async fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        migrate::bring_up_to_date(path, &options(path), false).await?;
+        Ok(Self::connect(path))
+    }
+
+    fn connect(path: &Path) -> Self {
+        let pool = SqlitePoolOptions::new()
+            // Nothing here loses its connection, and a ping would double each query's cost.
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .acquire_timeout(BUSY_TIMEOUT * 2);
+        let write = pool.clone().max_connections(1).connect_lazy_with(options(path));
+        let read = pool
+            .max_connections(READERS)
+            .connect_lazy_with(options(path).pragma("query_only", "1"));
+        Self { path: path.into(), read, write }
+    }
+
+    /// Which database this is: a random id, made with it.
+    pub async fn instance(&self) -> Result<String, StoreError> {
+        Ok(sqlx::query_scalar("SELECT id FROM instance").fetch_one(&self.read).await?)
+    }
+
+    /// Was there never a job?
+    pub async fn is_fresh(&self) -> Result<bool, StoreError> {
+        let fresh = sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM jobs)");
+        Ok(fresh.fetch_one(&self.read).await?)
+    }
+
+    /// Does the store answer? One small read.
+    pub async fn answers(&self) -> bool {
+        sqlx::query("SELECT 1").execute(&self.read).await.is_ok()
+    }
+
+    /// May this process write the database, and make the files that `SQLite` puts beside it?
+    pub async fn is_writable(&self) -> bool {
+        use rustix::fs::{Access, access};
+        let path = Arc::clone(&self.path);
+        let look = move || {
+            let folder = path.parent().unwrap_or(&path);
+            access(&*path, Access::WRITE_OK).is_ok()
+                && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+    }
+
+    /// Ends the connections, so that the log is written back into the database.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// Gives a writer back after a transaction, or ends it when that failed: where `SQLite` rolls back
+/// by itself (a full disk, say), sqlx still counts the transaction as open, for ever.
+async fn keep_if_well<T>(
+    writer: PoolConnection<Sqlite>,
+    outcome: sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    if outcome.is_err() {
+        let _ = writer.close().await;
+    }
+    outcome
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+/// Now, in milliseconds since the Unix epoch: the unit of every time in the store.
+#[must_use]
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
