@@ -360,10 +360,10 @@ fn process_group(pid: i32) -> i32 {
 #[test]
 fn its_environment_is_the_documented_list() {
     let secrets = [
-        ("OPENAI_API_KEY", "sk-planted-openai"),
-        ("CODEX_API_KEY", "sk-planted-codex"),
+        ("OPENAI_API_KEY", "sk-planted-openai-b81d4e77c2"),
+        ("CODEX_API_KEY", "sk-planted-codex-5a90fe316d"),
         ("CODEX_ACCESS_TOKEN", "at-planted"),
-        ("ADMIN_PASSWORD", "planted-password"),
+        ("ADMIN_PASSWORD", "planted-password-7f3c9a51e06b"),
         ("ADMIN_SESSION_SECRET", "planted-session-secret"),
         ("BEARER_KEY", "cimg_planted"),
         ("AWS_SECRET_ACCESS_KEY", "planted-aws"),
@@ -487,10 +487,13 @@ fn no_secret_and_no_prompt_goes_astray() {
     let lab = Lab::with_login(&login, |setup| {
         setup
             .set("LOG_LEVEL", "debug")
-            .set("ADMIN_PASSWORD", "planted-password")
+            .set("ADMIN_PASSWORD", "planted-password-7f3c9a51e06b")
             .set("ADMIN_SESSION_SECRET", "planted-session-secret-0123456789")
-            .set("OPENAI_API_KEY", "sk-planted-openai")
-            .set("CODEX_API_KEY", "sk-planted-codex")
+            .set("OPENAI_API_KEY", "sk-planted-openai-b81d4e77c2")
+            .set("CODEX_API_KEY", "sk-planted-codex-5a90fe316d")
+            // Without its settings Codex would ask OpenAI itself.
+            .set("HTTPS_PROXY", "http://127.0.0.1:9")
+            .set("NO_PROXY", "127.0.0.1,localhost")
     });
     let service = &lab.service;
     let mut secrets = secrets_of(&service.codex_home());
@@ -526,18 +529,19 @@ fn no_secret_and_no_prompt_goes_astray() {
         let path = format!("/v1/images/jobs/{key}?key={key}");
         answers.push(endpoint.request("GET", &path, &headers, None).unwrap().text());
     }
-    fs::write(service.codex_home().join("config.toml"), "token = \"sk-planted-config").unwrap();
+    fs::write(service.codex_home().join("config.toml"), "token = \"sk-planted-config-c4e2097b8f")
+        .unwrap();
     answers.push(service.generate(&prompt("ok")).text());
     lab.assert_tidy();
 
     secrets.extend(secrets_of(&service.codex_home()));
     secrets.extend(
         [
-            "planted-password",
+            "planted-password-7f3c9a51e06b",
             "planted-session-secret-0123456789",
-            "sk-planted-openai",
-            "sk-planted-codex",
-            "sk-planted-config",
+            "sk-planted-openai-b81d4e77c2",
+            "sk-planted-codex-5a90fe316d",
+            "sk-planted-config-c4e2097b8f",
             service.default_key(),
         ]
         .map(str::to_owned),
@@ -594,7 +598,8 @@ fn all_files(folder: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             found.extend(all_files(&entry.path()));
-        } else {
+        } else if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // Not what links lead to: Codex links to its own program.
             found.push(entry.path());
         }
     }

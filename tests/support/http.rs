@@ -142,6 +142,7 @@ impl Connection {
         while sent < limit && !self.has_answer() {
             match self.write(&zeros) {
                 Ok(count) if count > 0 => sent += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => break,
             }
         }
@@ -167,7 +168,9 @@ impl Connection {
                 self.buffer.extend_from_slice(&piece[..count]);
                 true
             }
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
         }
     }
 
@@ -264,7 +267,13 @@ impl Connection {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut piece = [0; 16 * 1024];
-        let count = self.read(&mut piece)?;
+        let count = loop {
+            match self.read(&mut piece) {
+                // A socket with a timeout is not resumed after a signal, whatever its handler asks.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.buffer.extend_from_slice(&piece[..count]);
         Ok(count)
     }
