@@ -1,6 +1,6 @@
 //! `cleanup`: removes what is past its retention, once, beside the running service or for a timer.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use super::{block_on, config_or_exit, fail};
 use crate::{
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
 
 async fn execute(config: &Config, dry_run: bool) -> Result<Report, Box<dyn std::error::Error>> {
     let store = Store::open_existing(&config.database).await?;
-    let engine = codex::engine(config)?;
+    let engine = codex::engine(config, Arc::new(|_| {}))?;
     let report = Cleaner {
         store: store.clone(),
         engine,

@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{config_or_exit, fail, listen};
 use crate::{
-    codex::{self, DemoEngine, Engine},
+    codex::{self, DemoEngine, Engine, LoginObserver},
     config::Config,
     http::{self, App},
     limits,
@@ -114,7 +114,8 @@ where
     E: std::error::Error + Send + Sync + 'static,
 {
     let guard = telemetry::init(config.log_level);
-    let painter = |_: &Config| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
+    let painter =
+        |_: &Config, _: LoginObserver| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
     let sockets = vec![systemd::Listener::Tcp(socket)];
     let code = run_with(config, Role::All, sockets, painter, async |started| {
         welcome(started).await.map_err(Into::into)
@@ -127,7 +128,7 @@ fn run_with(
     config: Config,
     role: Role,
     passed: Vec<systemd::Listener>,
-    engine: impl FnOnce(&Config) -> io::Result<Arc<dyn Engine>>,
+    engine: impl FnOnce(&Config, LoginObserver) -> io::Result<Arc<dyn Engine>>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -135,7 +136,8 @@ fn run_with(
         Err(error) => return fail(&error),
     };
     let served = runtime.block_on(async {
-        let engine = if role == Role::Front { None } else { Some(engine(&config)?) };
+        let engine =
+            if role == Role::Front { None } else { Some(engine(&config, Arc::new(|_| {}))?) };
         serve(config, role, passed, engine, started).await
     });
     // Threads that still wait for something (a lock, a slow disk) must not hold up the end.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    BoxFuture, Engine, Failure, FailureCode, Finished, ThreadRef, ThreadSink, Turn,
+    BoxFuture, Engine, Failure, FailureCode, Finished, Step, StepSink, ThreadRef, Turn,
     painter::{Card, paint},
 };
 
@@ -39,11 +39,12 @@ impl DemoEngine {
         Self { delay }
     }
 
-    async fn paint(&self, turn: &Turn, sink: ThreadSink<'_>, stop: CancellationToken) -> Finished {
+    async fn paint(&self, turn: &Turn, sink: StepSink<'_>, stop: CancellationToken) -> Finished {
         let seed = Uuid::new_v4().to_string();
         let thread = ThreadRef { login: LOGIN.into(), thread: format!("demo-{seed}") };
         let mut finished = Finished { thread: Some(thread.clone()), ..Finished::default() };
-        sink(thread).await;
+        sink(Step::Thread(thread)).await;
+        sink(Step::Drawing).await;
         if stop.run_until_cancelled(tokio::time::sleep(self.delay)).await.is_none() {
             finished.failure = Some(Failure {
                 code: FailureCode::Interrupted,
@@ -73,7 +74,7 @@ impl Engine for DemoEngine {
     fn draw<'a>(
         &'a self,
         turn: &'a Turn,
-        sink: ThreadSink<'a>,
+        sink: StepSink<'a>,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Finished> {
         Box::pin(self.paint(turn, sink, stop))
@@ -153,9 +154,11 @@ mod tests {
         let turn = turn(dir.path());
         let told = Mutex::new(Vec::new());
         let picture = turn.dir.join(PICTURE);
-        let sink = |thread: ThreadRef| -> BoxFuture<'_, ()> {
+        let sink = |step: Step| -> BoxFuture<'_, ()> {
             assert!(!picture.exists());
-            told.lock().unwrap().push(thread);
+            if let Step::Thread(thread) = step {
+                told.lock().unwrap().push(thread);
+            }
             Box::pin(std::future::ready(()))
         };
         let engine = DemoEngine::new(Duration::ZERO);
@@ -183,7 +186,7 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let engine = DemoEngine::new(Duration::from_hours(1));
-        let sink = |_: ThreadRef| -> BoxFuture<'_, ()> { Box::pin(std::future::ready(())) };
+        let sink = |_: Step| -> BoxFuture<'_, ()> { Box::pin(std::future::ready(())) };
         let finished = engine.draw(&turn, &sink, stop).await;
         assert_eq!(finished.failure.unwrap().code, FailureCode::Interrupted);
         assert!(finished.candidates.is_empty());

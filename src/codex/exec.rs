@@ -15,7 +15,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BoxFuture, Engine, Failure, FailureCode, Finished, ThreadRef, ThreadSink, Turn, clip, command,
+    BoxFuture, Engine, Failure, FailureCode, Finished, LoginObserver, Step, StepSink, ThreadRef,
+    Turn, clip, command,
     command::Run,
     events::Report,
     failures::{self, Ending, Evidence},
@@ -56,13 +57,13 @@ pub struct ExecEngine {
 
 impl ExecEngine {
     /// Sets the engine up; neither Codex nor a login need to be there yet.
-    pub fn new(config: &Config) -> io::Result<Self> {
+    pub fn new(config: &Config, observer: LoginObserver) -> io::Result<Self> {
         Ok(Self {
             bin: config.codex_bin.clone(),
             model: config.codex_model.clone().filter(|model| !model.is_empty()),
             environment: command::inherited(config),
             timeout: config.codex_timeout,
-            logins: Logins::new(&config.codex_homes),
+            logins: Logins::new(&config.codex_homes, observer),
             spawner: Spawner::new()?,
         })
     }
@@ -71,7 +72,7 @@ impl ExecEngine {
     async fn run(
         &self,
         turn: &Turn,
-        sink: ThreadSink<'_>,
+        sink: StepSink<'_>,
         stop: CancellationToken,
     ) -> Result<Finished, Failure> {
         // Before the wait for a login: without Codex there is nothing to wait for.
@@ -117,7 +118,7 @@ impl ExecEngine {
     async fn attempt(
         &self,
         turn: &Turn,
-        sink: ThreadSink<'_>,
+        sink: StepSink<'_>,
         stop: &CancellationToken,
         lease: &Arc<Lease>,
         timeout: Duration,
@@ -134,7 +135,11 @@ impl ExecEngine {
         let limits = run::Limits { timeout, stop, home: &lease.home().path };
         let run::Followed { report, ending, unsure } =
             run::follow(running, follower, &limits, |thread| {
-                sink(ThreadRef { login: login.clone(), thread })
+                let thread = ThreadRef { login: login.clone(), thread };
+                async move {
+                    sink(Step::Thread(thread)).await;
+                    sink(Step::Drawing).await;
+                }
             })
             .await;
 
@@ -172,7 +177,7 @@ impl Engine for ExecEngine {
     fn draw<'a>(
         &'a self,
         turn: &'a Turn,
-        sink: ThreadSink<'a>,
+        sink: StepSink<'a>,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Finished> {
         Box::pin(async move { self.run(turn, sink, stop).await.unwrap_or_else(without_a_run) })
@@ -303,6 +308,7 @@ pub(super) fn gather(
         thread: threads.first().map(|(_, thread)| thread.clone()),
         stdout: clip::head_and_tail(&dir.join(EVENTS)),
         stderr: clip::head_and_tail(&dir.join(STDERR)),
+        note: report.messages.last().cloned(),
     }
 }
 

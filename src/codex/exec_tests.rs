@@ -33,7 +33,7 @@ fn lab(script: &str, timeout: u64) -> Lab {
         model: None,
         environment: vec![("PATH", std::env::var_os("PATH").unwrap())],
         timeout: Duration::from_millis(timeout),
-        logins: Logins::new(&[LoginHome { label: "one".into(), path: home }]),
+        logins: Logins::new(&[LoginHome { label: "one".into(), path: home }], Arc::new(|_| {})),
         spawner: Spawner::new().unwrap(),
     };
     let turn = Turn {
@@ -50,7 +50,8 @@ fn lab(script: &str, timeout: u64) -> Lab {
 
 async fn draw(lab: &Lab) -> (Finished, u32) {
     let told = AtomicU32::new(0);
-    let sink = |thread: ThreadRef| -> BoxFuture<'_, ()> {
+    let sink = |step: Step| -> BoxFuture<'_, ()> {
+        let Step::Thread(thread) = step else { return Box::pin(std::future::ready(())) };
         assert_eq!((thread.login.as_str(), thread.thread.as_str()), ("one", THREAD));
         Box::pin(async {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -97,7 +98,7 @@ async fn a_stopped_run_is_interrupted() {
     let lab = lab(&format!("{START}\nsleep 60"), 60_000);
     let stop = CancellationToken::new();
     let cancel = stop.clone();
-    let sink = |_: ThreadRef| -> BoxFuture<'_, ()> {
+    let sink = |_: Step| -> BoxFuture<'_, ()> {
         let cancel = cancel.clone();
         Box::pin(async move { cancel.cancel() })
     };
@@ -198,8 +199,10 @@ fn two(mut lab: Lab) -> Lab {
     fs::create_dir(&two).unwrap();
     fs::copy(one.join("auth.json"), two.join("auth.json")).unwrap();
     let homes = [("one", one), ("two", two)];
-    lab.engine.logins =
-        Logins::new(&homes.map(|(label, path)| LoginHome { label: label.into(), path }));
+    lab.engine.logins = Logins::new(
+        &homes.map(|(label, path)| LoginHome { label: label.into(), path }),
+        Arc::new(|_| {}),
+    );
     lab
 }
 
@@ -273,7 +276,7 @@ async fn a_login_may_get_another_name() {
     let renamed: Vec<_> = homes
         .map(|home| LoginHome { label: format!("new-{}", home.label), ..home.clone() })
         .collect();
-    lab.engine.logins = Logins::new(&renamed);
+    lab.engine.logins = Logins::new(&renamed, Arc::new(|_| {}));
 
     let new = ThreadRef { login: "new-one".into(), ..old.clone() };
     // The folder names the old login, and the store names it or what lags behind.

@@ -15,7 +15,10 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, FailureCode, auth};
+use super::{
+    Failure, FailureCode, LoginObserver, auth,
+    status::{LoginEvent, LoginNews, Rest, RestReason},
+};
 use crate::config::LoginHome;
 
 const LOCK_FILE: &str = ".codex-image-service.lock";
@@ -25,6 +28,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 /// The logins of the settings and which of them are in use.
 pub(super) struct Logins {
     homes: Vec<LoginHome>,
+    observer: LoginObserver,
     slots: Mutex<Slots>,
     freed: Notify,
 }
@@ -76,8 +80,9 @@ enum Pass {
 }
 
 impl Logins {
-    pub(super) fn new(homes: &[LoginHome]) -> Arc<Self> {
+    pub(super) fn new(homes: &[LoginHome], observer: LoginObserver) -> Arc<Self> {
         Arc::new(Self {
+            observer,
             // Codex has another working directory than we.
             homes: homes
                 .iter()
@@ -237,8 +242,16 @@ impl Lease {
 
     /// The login cannot draw now: others are preferred until then.
     pub(super) fn rest(&self, until: i64, quota: bool) {
-        let slot = &mut self.logins.slots().each[self.index];
-        (slot.rests_until, slot.quota) = (until, quota);
+        {
+            let slot = &mut self.logins.slots().each[self.index];
+            (slot.rests_until, slot.quota) = (until, quota);
+        }
+        let reason = if quota { RestReason::Quota } else { RestReason::LoginExpired };
+        let rest = Rest { until, reason, limit: None };
+        (self.logins.observer)(LoginEvent {
+            login: self.home().label.clone(),
+            what: LoginNews::Rests(rest),
+        });
     }
 }
 
@@ -290,7 +303,7 @@ mod tests {
             }
             homes.push(LoginHome { label: n.to_string(), path });
         }
-        (dir, Logins::new(&homes))
+        (dir, Logins::new(&homes, Arc::new(|_| {})))
     }
 
     async fn label(logins: &Arc<Logins>) -> String {

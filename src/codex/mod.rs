@@ -21,6 +21,7 @@ mod run;
 mod salvage;
 mod skills;
 mod spawn;
+pub mod status;
 mod sys;
 
 use std::{future::Future, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
@@ -32,6 +33,7 @@ use crate::config::{Config, EngineChoice};
 pub use code::UnknownFailureCode;
 pub use demo::DemoEngine;
 pub use exec::ExecEngine;
+use status::{Dispatch, LoginEvent, LoginStatus, QuotaWindow, Rest};
 
 /// What one turn of Codex is asked for: exactly one picture.
 #[derive(Clone)]
@@ -79,6 +81,8 @@ pub struct Finished {
     pub stdout: String,
     /// Head and tail of its standard error, at most 64 KiB.
     pub stderr: String,
+    /// The model's last words, at most 2,000 characters; hostile.
+    pub note: Option<String>,
 }
 
 /// Why a turn gave no picture.
@@ -109,10 +113,19 @@ pub enum FailureCode {
     CodexError,
 }
 
-/// Told the thread of a turn as soon as Codex names it, before the picture is asked for where
-/// the engine can arrange that; resolves when it is stored. Told again when the engine goes on with
-/// another login because the first has no quota or no valid session; the last thread counts.
-pub type ThreadSink<'a> = &'a (dyn Fn(ThreadRef) -> BoxFuture<'a, ()> + Send + Sync);
+/// How far a turn has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Codex named the thread: told at once, and before the picture is asked for where the engine
+    /// can arrange that. Told again when the engine goes on with another login because the first
+    /// has no quota or no valid session; the last thread counts.
+    Thread(ThreadRef),
+    /// The picture was asked for.
+    Drawing,
+}
+
+/// Told the steps of a turn; resolves when they are stored.
+pub type StepSink<'a> = &'a (dyn Fn(Step) -> BoxFuture<'a, ()> + Send + Sync);
 
 /// The future of an engine's answer.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -125,7 +138,7 @@ pub trait Engine: Send + Sync {
     fn draw<'a>(
         &'a self,
         turn: &'a Turn,
-        sink: ThreadSink<'a>,
+        sink: StepSink<'a>,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Finished>;
 
@@ -145,15 +158,39 @@ pub trait Engine: Send + Sync {
 
     /// Removes what Codex keeps of a thread of ours (`generated_images/<thread>`).
     fn forget<'a>(&'a self, thread: &'a ThreadRef) -> BoxFuture<'a, io::Result<()>>;
+
+    /// The logins as they stand, in the order of the settings; reads their files.
+    fn logins(&self) -> Vec<LoginStatus> {
+        Vec::new()
+    }
+
+    /// What is known of logins from before a restart: their rests and their quotas.
+    fn restore(&self, _login: &str, _rest: Option<Rest>, _quota: Vec<QuotaWindow>) {}
+
+    /// From now on logins are used in this order.
+    fn set_dispatch(&self, _dispatch: Dispatch) {}
+
+    /// When every login rests: until when the first does, in Unix seconds.
+    fn all_rest_until(&self) -> Option<i64> {
+        None
+    }
+
+    /// Ends every Codex that waits for work, gently; resolves when they are gone.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
+
+/// Where news of logins go; they are few.
+pub type LoginObserver = Arc<dyn Fn(LoginEvent) + Send + Sync>;
 
 /// The engine of the settings. It never fails for a missing Codex or login: these may come later.
 ///
 /// # Errors
 /// When the system gives no thread, or the settings ask for an engine that there is not yet.
-pub fn engine(config: &Config) -> io::Result<Arc<dyn Engine>> {
+pub fn engine(config: &Config, observer: LoginObserver) -> io::Result<Arc<dyn Engine>> {
     match config.codex_engine {
-        EngineChoice::Auto | EngineChoice::Exec => Ok(Arc::new(ExecEngine::new(config)?)),
+        EngineChoice::Auto | EngineChoice::Exec => Ok(Arc::new(ExecEngine::new(config, observer)?)),
         EngineChoice::Demo => Ok(Arc::new(DemoEngine::new(Duration::ZERO))),
         EngineChoice::AppServer => {
             Err(io::Error::other("CODEX_ENGINE: app-server is not there yet; use auto or exec"))

@@ -18,7 +18,7 @@ use super::{
     worker::{Worker, log_store_error},
 };
 use crate::{
-    codex::{BoxFuture, Failure, ThreadRef, Turn},
+    codex::{BoxFuture, Failure, Step, Turn},
     store::{
         StoreError,
         claims::{Claim, OpenTurn},
@@ -146,8 +146,9 @@ async fn draw(
     let folder = format!("{position}-{}", claim.generation);
     let turn = job.turn(position, worker.shop.workdir.join(&claim.id).join(folder));
     let begun = Instant::now();
-    let sink = |thread: ThreadRef| -> BoxFuture<'_, ()> {
+    let sink = |step: Step| -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let Step::Thread(thread) = step else { return };
             let stored =
                 worker.shop.store.set_thread(claim, position, &thread.login, &thread.thread).await;
             if let Err(error) = stored {
