@@ -103,6 +103,12 @@ pub struct Config {
     pub codex_min_quota_percent: u8,
     pub codex_timeout: Duration,
     pub codex_worker_concurrency: usize,
+    /// `CODEX_IDLE_SECONDS`, default 300.
+    pub codex_idle: Duration,
+    /// `CODEX_RECYCLE_IMAGES`, default 500.
+    pub codex_recycle_images: u32,
+    /// `CODEX_MAX_RSS_MB`, default 640.
+    pub codex_max_rss_mb: u64,
     pub generation_queue_max_size: u32,
     pub request_wait_timeout: Duration,
     pub image_retention: Duration,
@@ -155,6 +161,9 @@ impl Config {
             codex_min_quota_percent: 5,
             codex_timeout: Duration::from_mins(6),
             codex_worker_concurrency: 2,
+            codex_idle: Duration::from_mins(5),
+            codex_recycle_images: 500,
+            codex_max_rss_mb: 640,
             generation_queue_max_size: 50,
             request_wait_timeout: Duration::from_mins(10),
             image_retention: 7 * DAY,
@@ -180,6 +189,12 @@ impl Config {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.state_dir.join("run")
+    }
+
+    /// Folder of the homes in which app-servers run; see `codex::shadow`.
+    #[must_use]
+    pub fn shadows_dir(&self) -> PathBuf {
+        self.state_dir.join("codex")
     }
 
     /// The lock that a worker holds for as long as it lives.
@@ -256,6 +271,9 @@ mod tests {
             codex_min_quota_percent,
             codex_timeout,
             codex_worker_concurrency,
+            codex_idle,
+            codex_recycle_images,
+            codex_max_rss_mb,
             generation_queue_max_size,
             request_wait_timeout,
             image_retention,
@@ -286,6 +304,9 @@ mod tests {
         assert_eq!(demo.codex_min_quota_percent, codex_min_quota_percent);
         assert_eq!(demo.codex_timeout, codex_timeout);
         assert_eq!(demo.codex_worker_concurrency, codex_worker_concurrency);
+        assert_eq!(demo.codex_idle, codex_idle);
+        assert_eq!(demo.codex_recycle_images, codex_recycle_images);
+        assert_eq!(demo.codex_max_rss_mb, codex_max_rss_mb);
         assert_eq!(demo.generation_queue_max_size, generation_queue_max_size);
         assert_eq!(demo.request_wait_timeout, request_wait_timeout);
         assert_eq!(demo.image_retention, image_retention);

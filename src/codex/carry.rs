@@ -30,12 +30,6 @@ const GLOBAL_TEXTS: [&str; 2] = ["AGENTS.override.md", "AGENTS.md"];
 
 /// The values for `-c`, in the form `key=value`.
 pub(super) fn overrides(home: &Path, model_is_set: bool) -> Vec<String> {
-    if let Some(name) = GLOBAL_TEXTS.iter().find(|name| is_filled(&home.join(name))) {
-        tracing::warn!(
-            "Codex tells the model what {name} in the login's home says, with every picture; give \
-             the service a home of its own to avoid that"
-        );
-    }
     let table = match read(&home.join("config.toml")) {
         Ok(text) => text.parse::<Table>().unwrap_or_else(|error| {
             // The parser's message quotes the file, which may hold secrets.
@@ -49,6 +43,16 @@ pub(super) fn overrides(home: &Path, model_is_set: bool) -> Vec<String> {
         }
     };
     chosen(&table, model_is_set)
+}
+
+/// Says in the log what of the home's texts cannot be kept out.
+pub(super) fn warn_of_texts(home: &Path) {
+    if let Some(name) = GLOBAL_TEXTS.iter().find(|name| is_filled(&home.join(name))) {
+        tracing::warn!(
+            "Codex tells the model what {name} in the login's home says, with every picture; give \
+             the service a home of its own to avoid that"
+        );
+    }
 }
 
 fn is_filled(path: &Path) -> bool {

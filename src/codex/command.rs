@@ -1,4 +1,4 @@
-//! The command line and the environment of `codex exec`: no tool but the image tool, no program of
+//! The command lines and the environment of Codex: no tool but the image tool, no program of
 //! the login's own settings, and an environment of which every name is listed here.
 
 use std::{
@@ -113,12 +113,8 @@ pub(super) fn command(run: &Run<'_>) -> Result<Command, Failure> {
     }
     command.args(["--json", "--skip-git-repo-check", "--color", "never", "--ephemeral"]);
     command.args(["--ignore-user-config", "--ignore-rules", "-s", "read-only", "-C"]).arg(run.cwd);
-    for setting in SETTINGS {
-        command.args(["-c", setting]);
-    }
-    for setting in carry::overrides(run.home, run.model.is_some()) {
-        command.arg("-c").arg(setting);
-    }
+    carry::warn_of_texts(run.home);
+    settings(&mut command, run.home, run.model);
     let user = value(run.environment, "HOME").map(Path::new);
     if let Some(setting) = skills::left_out(run.home, user) {
         command.arg("-c").arg(setting);
@@ -127,21 +123,69 @@ pub(super) fn command(run: &Run<'_>) -> Result<Command, Failure> {
         command.args(["-m", model]);
     }
     command.arg("-");
-    environment(&mut command, run);
+    environment(&mut command, run.program, run.home, run.environment);
     Ok(command)
 }
 
-fn environment(command: &mut Command, run: &Run<'_>) {
+/// What an app-server is about.
+pub(super) struct Serve<'a> {
+    pub(super) program: &'a Program,
+    /// The login's `CODEX_HOME`.
+    pub(super) home: &'a Path,
+    /// The one that it is given, see [`super::shadow`].
+    pub(super) shadow: &'a Path,
+    pub(super) model: Option<&'a str>,
+    /// See [`inherited`].
+    pub(super) environment: &'a [(&'static str, OsString)],
+}
+
+/// The command of an app-server, ready to be started; what it says and hears are lines of JSON.
+pub(super) fn app_server(serve: &Serve<'_>) -> Command {
+    let mut command = Command::new(&serve.program.path);
+    command.current_dir(serve.shadow).arg("app-server");
+    settings(&mut command, serve.home, serve.model);
+    // Else it keeps 6 to 9 MB of each thread.
+    command.args(["-c", "thread_unload_delay_secs=0"]);
+    if let Some(model) = serve.model {
+        command.arg("-c").arg(format!("model={}", toml::Value::from(model)));
+    }
+    let user = value(serve.environment, "HOME").map(Path::new);
+    if let Some(setting) = skills::left_out(serve.shadow, user) {
+        command.arg("-c").arg(setting);
+    }
+    environment(&mut command, serve.program, serve.shadow, serve.environment);
+    // The reason of a failed picture is said with its thread only in this log, of which every line
+    // is read and none is kept.
+    command.env("RUST_LOG", "error,codex_otel.log_only=info").env("LOG_FORMAT", "json");
+    command
+}
+
+/// What every Codex is told.
+fn settings(command: &mut Command, home: &Path, model: Option<&str>) {
+    for setting in SETTINGS {
+        command.args(["-c", setting]);
+    }
+    for setting in carry::overrides(home, model.is_some()) {
+        command.arg("-c").arg(setting);
+    }
+}
+
+fn environment(
+    command: &mut Command,
+    program: &Program,
+    home: &Path,
+    environment: &[(&'static str, OsString)],
+) {
     command.env_clear();
-    command.envs(run.environment.iter().map(|(name, value)| (name, value)));
-    command.env("CODEX_HOME", run.home);
-    if value(run.environment, "HOME").is_none() {
-        command.env("HOME", run.home);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command.env("CODEX_HOME", home);
+    if value(environment, "HOME").is_none() {
+        command.env("HOME", home);
     }
     // All that Codex starts by name is `lsb_release`, twice, for its user agent: 30 ms of each
     // picture. What it needs lies beside it. A launcher, though, may need the whole PATH.
-    if run.program.native
-        && let Some(dir) = run.program.path.parent()
+    if program.native
+        && let Some(dir) = program.path.parent()
     {
         command.env("PATH", dir);
     }
@@ -149,7 +193,7 @@ fn environment(command: &mut Command, run: &Run<'_>) {
 
 /// Codex splits at commas, passes relative paths on to where they mean nothing, and draws without a
 /// reference that it cannot find, as if there had been none.
-fn checked(reference: &Path) -> Result<OsString, Failure> {
+pub(super) fn checked(reference: &Path) -> Result<OsString, Failure> {
     let refused = |message| Failure::new(FailureCode::CodexError, message);
     if !reference.is_absolute() || reference.as_os_str().as_bytes().contains(&b',') {
         tracing::error!(?reference, "the path of a reference must be absolute and have no comma");

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
     locate,
     locate::Program,
     login::{Lease, Logins},
-    prompt, run, salvage,
+    prompt, run, salvage, shadow,
     spawn::{self, Launch, Spawner},
 };
 use crate::config::{Config, LoginHome};
@@ -35,7 +36,7 @@ const STDERR: &str = "stderr.txt";
 /// The label of the login, so that recovery knows whose lock to wait for even when the run ended
 /// before it had a thread.
 pub(super) const LOGIN: &str = "login";
-const CWD: &str = "cwd";
+pub(super) const CWD: &str = "cwd";
 /// The error that explains a run stands at the end.
 const STDERR_READ: u64 = 256 * 1024;
 /// By so much may a file in the home grow: a picture has a few MB, but the databases of a home
@@ -51,8 +52,10 @@ pub struct ExecEngine {
     /// What Codex inherits, HOME and PATH among it.
     environment: Vec<(&'static str, OsString)>,
     timeout: Duration,
-    logins: Arc<Logins>,
-    spawner: Spawner,
+    pub(super) logins: Arc<Logins>,
+    pub(super) spawner: Arc<Spawner>,
+    /// Where the shadows of the homes are, see [`super::shadow`].
+    shadows: PathBuf,
 }
 
 impl ExecEngine {
@@ -64,12 +67,13 @@ impl ExecEngine {
             environment: command::inherited(config),
             timeout: config.codex_timeout,
             logins: Logins::new(&config.codex_homes, observer),
-            spawner: Spawner::new()?,
+            spawner: Arc::new(Spawner::new()?),
+            shadows: config.shadows_dir(),
         })
     }
 
     /// Tries one login after the other for as long as the reason is the login's own.
-    async fn run(
+    pub(super) async fn run(
         &self,
         turn: &Turn,
         sink: StepSink<'_>,
@@ -168,7 +172,7 @@ impl ExecEngine {
         .await
     }
 
-    fn locate(&self) -> Result<Program, Failure> {
+    pub(super) fn locate(&self) -> Result<Program, Failure> {
         locate::locate(&self.bin, command::value(&self.environment, "PATH"))
     }
 }
@@ -185,7 +189,7 @@ impl Engine for ExecEngine {
 
     fn recover<'a>(&'a self, turn: &'a Turn, known: Option<ThreadRef>) -> BoxFuture<'a, Finished> {
         Box::pin(async move {
-            salvage::salvage(turn.dir.clone(), &self.logins, known.clone())
+            salvage::salvage(turn.dir.clone(), &self.logins, &self.shadows, known.clone())
                 .await
                 .unwrap_or_else(|error| unseen(known, &error))
         })
@@ -201,17 +205,19 @@ impl Engine for ExecEngine {
     }
 
     fn kept_threads(&self) -> BoxFuture<'_, Vec<ThreadRef>> {
-        let logins = Arc::clone(&self.logins);
+        let (logins, shadows) = (Arc::clone(&self.logins), self.shadows.clone());
         Box::pin(async move {
             let listed = tokio::task::spawn_blocking(move || {
                 let mut threads = Vec::new();
                 for LoginHome { label, path } in logins.homes() {
-                    let listed = harvest::threads(path).unwrap_or_else(|error| {
-                        tracing::warn!(%error, login = label, "kept pictures cannot be listed");
-                        Vec::new()
-                    });
-                    let named = |thread| ThreadRef { login: label.clone(), thread };
-                    threads.extend(listed.into_iter().map(named));
+                    for place in shadow::places(&shadows, path) {
+                        let listed = harvest::threads(&place).unwrap_or_else(|error| {
+                            tracing::warn!(%error, login = label, "kept pictures cannot be listed");
+                            Vec::new()
+                        });
+                        let named = |thread| ThreadRef { login: label.clone(), thread };
+                        threads.extend(listed.into_iter().map(named));
+                    }
                 }
                 threads
             });
@@ -221,14 +227,16 @@ impl Engine for ExecEngine {
 
     fn forget<'a>(&'a self, thread: &'a ThreadRef) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let (logins, thread) = (Arc::clone(&self.logins), thread.clone());
+            let (logins, shadows) = (Arc::clone(&self.logins), self.shadows.clone());
+            let thread = thread.clone();
             tokio::task::spawn_blocking(move || {
-                let homes = logins.homes();
-                if let Some(index) = logins.index(&thread.login) {
-                    return harvest::remove(&homes[index].path, &thread.thread);
-                }
-                // The login has another name by now, or its home is no longer ours.
-                let removed = homes.iter().map(|home| harvest::remove(&home.path, &thread.thread));
+                let homes = match logins.index(&thread.login) {
+                    Some(index) => &logins.homes()[index..=index],
+                    // The login has another name by now, or its home is no longer ours.
+                    None => logins.homes(),
+                };
+                let places = homes.iter().flat_map(|home| shadow::places(&shadows, &home.path));
+                let removed = places.map(|place| harvest::remove(&place, &thread.thread));
                 removed.fold(Ok(()), Result::and)
             })
             .await?
@@ -259,7 +267,16 @@ fn prepare(
         let stdin = spawn::text_input(&prompt::compose(turn)?)?;
         let lock = Arc::clone(&lease.lock);
         let largest_file = largest_in(home)? + LARGEST_GROWTH;
-        io::Result::Ok(Launch { command, stdin, stdout, stderr: errors, lock, largest_file })
+        let death_signal = Signal::KILL;
+        io::Result::Ok(Launch {
+            command,
+            stdin,
+            stdout,
+            stderr: errors,
+            lock,
+            largest_file,
+            death_signal,
+        })
     };
     let launch = launch().map_err(failed)?;
     Ok((launch, Follower::new(&events, &stderr).map_err(failed)?))
@@ -297,7 +314,7 @@ pub(super) fn gather(
     let evidence = Evidence { report, stderr: &stderr, ending, saved_other };
     let failure = match failures::specific(&evidence) {
         None if !candidates.is_empty() => None,
-        None if unsure => Some(could_not_look()),
+        None if unsure => Some(failures::could_not_look()),
         None => Some(failures::classify(&evidence)),
         reported => reported,
     };
@@ -319,15 +336,7 @@ pub(super) fn without_a_run(failure: Failure) -> Finished {
 /// There was a run, and what it left was not looked at.
 fn unseen(thread: Option<ThreadRef>, error: &io::Error) -> Finished {
     tracing::error!(%error, "what Codex left could not be looked for");
-    Finished { thread, unsure: true, ..without_a_run(could_not_look()) }
-}
-
-/// The message is the caller's when nobody ever can look.
-fn could_not_look() -> Failure {
-    Failure::new(
-        FailureCode::CodexError,
-        "The service could not look for the image that Codex may have saved.",
-    )
+    Finished { thread, unsure: true, ..without_a_run(failures::could_not_look()) }
 }
 
 fn broken(error: &io::Error, what: &'static str) -> Failure {

@@ -34,7 +34,8 @@ fn lab(script: &str, timeout: u64) -> Lab {
         environment: vec![("PATH", std::env::var_os("PATH").unwrap())],
         timeout: Duration::from_millis(timeout),
         logins: Logins::new(&[LoginHome { label: "one".into(), path: home }], Arc::new(|_| {})),
-        spawner: Spawner::new().unwrap(),
+        spawner: Arc::new(Spawner::new().unwrap()),
+        shadows: dir.path().join("shadows"),
     };
     let turn = Turn {
         job_id: "img_0".into(),

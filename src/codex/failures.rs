@@ -81,7 +81,7 @@ fn no_image(message: &str) -> Failure {
     Failure::new(FailureCode::NoImage, message)
 }
 
-fn expired() -> Failure {
+pub(super) fn expired() -> Failure {
     Failure::new(
         FailureCode::LoginExpired,
         "The ChatGPT login has expired or was revoked; the service's owner must sign in again.",
@@ -93,6 +93,11 @@ fn moderated() -> Failure {
         FailureCode::ModerationBlocked,
         "OpenAI's safety system rejected the request for this image.",
     )
+}
+
+/// The message is the caller's when nobody ever can look.
+pub(super) fn could_not_look() -> Failure {
+    error("The service could not look for the image that Codex may have saved.")
 }
 
 pub(super) fn exhausted(retry_at: Option<i64>) -> Failure {
@@ -113,7 +118,7 @@ fn too_fast() -> Failure {
 }
 
 /// The message of `turn.failed`. It is text of Codex or of the server, not of the model.
-fn turn(message: &str) -> Failure {
+pub(super) fn turn(message: &str) -> Failure {
     let text = message.to_lowercase();
     let says = |needles: &[&str]| needles.iter().any(|needle| text.contains(needle));
     if says(&["usage limit", "out of credits", "quota exceeded", "spend cap", "usage_limit"]) {

@@ -41,6 +41,8 @@ struct Slots {
 #[derive(Clone, Default)]
 struct Slot {
     busy: bool,
+    /// It is in use by an app-server of this process.
+    serves: bool,
     last_use: u64,
     /// It has no quota or no valid login; not preferred until then, in Unix seconds.
     rests_until: i64,
@@ -231,7 +233,96 @@ impl Logins {
     }
 }
 
+/// What is to become of a job after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The reason was the login's own: another may do.
+    NextLogin,
+    /// It is what it is.
+    Final,
+}
+
+impl Logins {
+    /// The login for one more turn, in use or not.
+    pub(super) fn choose(&self, tried: &[usize]) -> Result<usize, Failure> {
+        self.check()?;
+        let now = jiff::Timestamp::now().as_second();
+        let slots = self.slots();
+        let mut order: Vec<usize> =
+            (0..self.homes.len()).filter(|index| !tried.contains(index)).collect();
+        order.sort_by_key(|&i| (slots.each[i].rests_until > now, slots.each[i].last_use));
+        drop(slots);
+        order.retain(|&i| auth::check(&self.homes[i].path).is_ok());
+        let index = *order
+            .first()
+            .ok_or_else(|| Failure::new(FailureCode::NotLoggedIn, "No other login can be used."))?;
+        let mut slots = self.slots();
+        slots.uses += 1;
+        slots.each[index].last_use = slots.uses;
+        Ok(index)
+    }
+
+    /// This login, unless another process holds it.
+    pub(super) async fn try_this(self: &Arc<Self>, index: usize) -> Result<Option<Lease>, Refused> {
+        let logins = Arc::clone(self);
+        let pass = tokio::task::spawn_blocking(move || logins.pass(&[index]))
+            .await
+            .map_err(|error| broken(&error.into()))??;
+        Ok(match pass {
+            Pass::Leased(lease) => Some(lease),
+            _ => None,
+        })
+    }
+
+    pub(super) fn judge(
+        &self,
+        index: usize,
+        outcome: Result<(), &Failure>,
+        _limit: Option<&str>,
+    ) -> Verdict {
+        tracing::trace!(login = self.homes[index].label, ?outcome, "judged");
+        match outcome {
+            Err(Failure {
+                code: FailureCode::QuotaExceeded | FailureCode::LoginExpired, ..
+            }) => Verdict::NextLogin,
+            _ => Verdict::Final,
+        }
+    }
+
+    pub(super) fn note_quota(&self, index: usize, windows: Vec<super::status::QuotaWindow>) {
+        (self.observer)(LoginEvent {
+            login: self.homes[index].label.clone(),
+            what: LoginNews::Quota(windows),
+        });
+    }
+
+    pub(super) fn look(&self, index: usize) {
+        tracing::trace!(login = self.homes[index].label, "looked at");
+    }
+
+    /// Waits until no Codex of an earlier process can still be at work in this home. One of
+    /// ours that holds the login shows that there is none.
+    pub(super) async fn over(self: &Arc<Self>, index: usize) -> Result<(), Refused> {
+        loop {
+            if self.slots().each[index].serves {
+                return Ok(());
+            }
+            let waited = tokio::time::timeout(TRY_AGAIN, self.this(index)).await;
+            match waited {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(refused)) => return Err(refused),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
 impl Lease {
+    /// An app-server of this process has the login from now on.
+    pub(super) fn serve(&self) {
+        self.logins.slots().each[self.index].serves = true;
+    }
+
     pub(super) fn home(&self) -> &LoginHome {
         &self.logins.homes[self.index]
     }
@@ -257,7 +348,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.logins.slots().each[self.index].busy = false;
+        {
+            let slot = &mut self.logins.slots().each[self.index];
+            (slot.busy, slot.serves) = (false, false);
+        }
         self.logins.freed.notify_waiters();
     }
 }

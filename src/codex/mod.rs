@@ -1,12 +1,14 @@
 //! The only place that knows Codex: starting it, talking to it, finding what it made and naming
 //! what went wrong. Nothing here knows HTTP or SQL; `queue/` asks for one picture at a time.
 
+mod app_server;
 mod auth;
 mod carry;
 mod clip;
 mod code;
 mod command;
 mod demo;
+mod engine;
 mod events;
 mod exec;
 mod failures;
@@ -19,6 +21,7 @@ mod prompt;
 mod quota;
 mod run;
 mod salvage;
+mod shadow;
 mod skills;
 mod spawn;
 pub mod status;
@@ -32,7 +35,6 @@ use crate::config::{Config, EngineChoice};
 
 pub use code::UnknownFailureCode;
 pub use demo::DemoEngine;
-pub use exec::ExecEngine;
 use status::{Dispatch, LoginEvent, LoginStatus, QuotaWindow, Rest};
 
 /// What one turn of Codex is asked for: exactly one picture.
@@ -187,13 +189,10 @@ pub type LoginObserver = Arc<dyn Fn(LoginEvent) + Send + Sync>;
 /// The engine of the settings. It never fails for a missing Codex or login: these may come later.
 ///
 /// # Errors
-/// When the system gives no thread, or the settings ask for an engine that there is not yet.
+/// When the system gives no thread.
 pub fn engine(config: &Config, observer: LoginObserver) -> io::Result<Arc<dyn Engine>> {
     match config.codex_engine {
-        EngineChoice::Auto | EngineChoice::Exec => Ok(Arc::new(ExecEngine::new(config, observer)?)),
         EngineChoice::Demo => Ok(Arc::new(DemoEngine::new(Duration::ZERO))),
-        EngineChoice::AppServer => {
-            Err(io::Error::other("CODEX_ENGINE: app-server is not there yet; use auto or exec"))
-        }
+        choice => Ok(Arc::new(engine::CodexEngine::new(config, choice, observer)?)),
     }
 }

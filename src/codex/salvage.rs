@@ -17,27 +17,31 @@ use super::{
     failures::Ending,
     harvest,
     login::{Logins, Refused},
+    shadow,
 };
 
 /// Waits for the run's end, then gathers what it left; see [`super::Engine::recover`].
 pub(super) async fn salvage(
     dir: PathBuf,
     logins: &Arc<Logins>,
+    shadows: &Path,
     known: Option<ThreadRef>,
 ) -> io::Result<Finished> {
     let (folder, all, also) = (dir.clone(), Arc::clone(logins), known.clone());
-    let Some(homes) = spawn_blocking(move || owners(&folder, &all, also.as_ref())).await?? else {
+    let base = shadows.to_owned();
+    let looked = spawn_blocking(move || owners(&folder, &all, &base, also.as_ref()));
+    let Some(homes) = looked.await?? else {
         return Ok(Finished { thread: known, ..without_a_run(never_begun()) });
     };
     let mut unsure = false;
     // One after the other and let go at once: the run is over when its lock was free once.
     for &index in &homes {
-        if let Err(Refused::Failed(failure)) = logins.this(index).await {
+        if let Err(Refused::Failed(failure)) = logins.over(index).await {
             tracing::error!(message = failure.message, "a login's lock cannot be waited for");
             unsure = true;
         }
     }
-    let all = Arc::clone(logins);
+    let (all, base) = (Arc::clone(logins), shadows.to_owned());
     let gathered = spawn_blocking(move || {
         // Only now: until the lock was free the run may have written.
         let mut report = Report::default();
@@ -46,7 +50,7 @@ pub(super) async fn salvage(
             // With its thread read, the rest says only what went wrong.
             unsure |= report.thread.is_none();
         }
-        let threads = threads(&all, &homes, &report, known.as_ref());
+        let threads = threads(&all, &base, &homes, &report, known.as_ref());
         gather(&dir, &threads, &report, Ending::Unknown, unsure)
     });
     Ok(gathered.await?)
@@ -62,6 +66,7 @@ fn never_begun() -> Failure {
 fn owners(
     dir: &Path,
     logins: &Logins,
+    shadows: &Path,
     known: Option<&ThreadRef>,
 ) -> io::Result<Option<Vec<usize>>> {
     let label = match fs::read_to_string(dir.join(LOGIN)) {
@@ -82,24 +87,34 @@ fn owners(
     let Some(thread) = thread else {
         return Ok(dir.try_exists()?.then_some(all));
     };
-    let with = knowing(logins, &all, thread)?;
+    let mut with: Vec<usize> =
+        knowing(logins, shadows, &all, thread)?.into_iter().map(|(index, _)| index).collect();
+    with.dedup();
     Ok(Some(if with.is_empty() { all } else { with }))
 }
 
-/// Those of the homes that have a folder for the thread.
-fn knowing(logins: &Logins, homes: &[usize], thread: &str) -> io::Result<Vec<usize>> {
+/// Those of the homes, or of their shadows, that have a folder for the thread.
+fn knowing(
+    logins: &Logins,
+    shadows: &Path,
+    homes: &[usize],
+    thread: &str,
+) -> io::Result<Vec<(usize, PathBuf)>> {
     let mut with = Vec::new();
     for &index in homes {
-        if harvest::knows(&logins.homes()[index].path, thread)? {
-            with.push(index);
+        for place in shadow::places(shadows, &logins.homes()[index].path) {
+            if harvest::knows(&place, thread)? {
+                with.push((index, place));
+            }
         }
     }
     Ok(with)
 }
 
-/// The threads of the run, each with the homes in which its pictures may be.
+/// The threads of the run, each with the places in which its pictures may be.
 fn threads(
     logins: &Logins,
+    shadows: &Path,
     homes: &[usize],
     report: &Report,
     known: Option<&ThreadRef>,
@@ -108,16 +123,19 @@ fn threads(
     ids.dedup();
     let mut threads = Vec::new();
     for id in ids {
+        let everywhere = |index: usize| {
+            shadow::places(shadows, &logins.homes()[index].path).map(|place| (index, place))
+        };
         // Where it cannot be told, the harvest says so once more, and then it counts.
-        let mut with = knowing(logins, homes, id).unwrap_or_else(|_| homes.to_vec());
+        let mut with = knowing(logins, shadows, homes, id)
+            .unwrap_or_else(|_| homes.iter().flat_map(|&index| everywhere(index)).collect());
         if with.is_empty() {
             let stored = known.filter(|known| known.thread == *id);
             let stored = stored.and_then(|known| logins.index(&known.login));
-            with.extend(stored.or(homes.first().copied()));
+            with.extend(stored.or(homes.first().copied()).map(everywhere).into_iter().flatten());
         }
-        threads.extend(with.into_iter().map(|index| {
-            let home = &logins.homes()[index];
-            (home.path.clone(), ThreadRef { login: home.label.clone(), thread: id.clone() })
+        threads.extend(with.into_iter().map(|(index, place)| {
+            (place, ThreadRef { login: logins.homes()[index].label.clone(), thread: id.clone() })
         }));
     }
     threads

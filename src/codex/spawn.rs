@@ -32,6 +32,8 @@ pub(super) struct Launch {
     pub(super) lock: Arc<File>,
     /// No file may be made larger than this.
     pub(super) largest_file: u64,
+    /// What it gets when the service dies.
+    pub(super) death_signal: Signal,
 }
 
 struct Order {
@@ -70,7 +72,7 @@ impl Spawner {
 }
 
 fn start(launch: Launch) -> io::Result<Running> {
-    let Launch { command, stdin, stdout, stderr, lock, largest_file } = launch;
+    let Launch { command, stdin, stdout, stderr, lock, largest_file, death_signal } = launch;
     let mut command = Command::from(command);
     command
         .stdin(Stdio::from(stdin))
@@ -78,7 +80,7 @@ fn start(launch: Launch) -> io::Result<Running> {
         .stderr(Stdio::from(stderr))
         .process_group(0)
         .kill_on_drop(true);
-    sys::before_exec(&mut command, &lock, largest_file);
+    sys::before_exec(&mut command, &lock, largest_file, death_signal);
     let child = command.spawn()?;
     let pid = child
         .id()
@@ -101,6 +103,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// The leader's process id.
+    pub(super) fn pid(&self) -> Pid {
+        self.group
+    }
+
     /// Resolves when the leader has ended.
     pub(super) async fn ended(&self) {
         // An error of the reactor means that the runtime shuts down; the guard does the rest.

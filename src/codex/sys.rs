@@ -18,11 +18,15 @@ use tokio::{
 
 use crate::limits;
 
-/// Has the child, between fork and exec, ask to die with the thread that starts it, bound what it
+/// Has the child, between fork and exec, ask for a signal when the thread that starts it dies, bound what it
 /// may write, take back the limit of open files that the service raised for itself, and keep
 /// `inherited` open across exec (in the child alone).
-pub(super) fn before_exec<F>(command: &mut Command, inherited: &Arc<F>, largest_file: u64)
-where
+pub(super) fn before_exec<F>(
+    command: &mut Command,
+    inherited: &Arc<F>,
+    largest_file: u64,
+    death_signal: Signal,
+) where
     F: AsRawFd + Send + Sync + 'static,
 {
     let service: Pid = rustix::process::getpid();
@@ -30,7 +34,7 @@ where
     let inherited = Arc::clone(inherited);
     let descriptors = limits::original_descriptor_limit();
     let hook = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        rustix::process::set_parent_process_death_signal(Some(death_signal))?;
         // The service may have died before the signal was asked for.
         if rustix::process::getppid() != Some(service) {
             return Err(Errno::SRCH.into());

@@ -77,6 +77,9 @@ impl Resolver {
         let codex_min_quota_percent = self.whole(&t::CODEX_MIN_QUOTA_PERCENT);
         let codex_timeout = self.number(&t::CODEX_TIMEOUT_SECONDS);
         let codex_worker_concurrency = self.whole(&t::CODEX_WORKER_CONCURRENCY);
+        let codex_idle = self.number(&t::CODEX_IDLE_SECONDS);
+        let codex_recycle_images = self.whole(&t::CODEX_RECYCLE_IMAGES);
+        let codex_max_rss_mb = self.whole(&t::CODEX_MAX_RSS_MB);
         let generation_queue_max_size = self.whole(&t::GENERATION_QUEUE_MAX_SIZE);
         let request_wait_timeout = self.number(&t::REQUEST_WAIT_TIMEOUT_SECONDS);
         let image_retention = self.number(&t::IMAGE_RETENTION_DAYS);
@@ -105,6 +108,9 @@ impl Resolver {
             codex_min_quota_percent: u8::try_from(codex_min_quota_percent?).ok()?,
             codex_timeout: parse::duration(codex_timeout?, 1.0),
             codex_worker_concurrency: usize::try_from(codex_worker_concurrency?).ok()?,
+            codex_idle: parse::duration(codex_idle?, 1.0),
+            codex_recycle_images: u32::try_from(codex_recycle_images?).ok()?,
+            codex_max_rss_mb: codex_max_rss_mb?,
             generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
             request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
             image_retention: parse::duration(image_retention?, DAY),

@@ -197,6 +197,12 @@ settings! {
         "the time one picture may take";
     CODEX_WORKER_CONCURRENCY = Value("2"), Whole { min: 1, max: 64 },
         "pictures in flight at once";
+    CODEX_IDLE_SECONDS = Value("300"), SECONDS,
+        "how long an app-server without work is kept";
+    CODEX_RECYCLE_IMAGES = Value("500"), Whole { min: 1, max: 1_000_000 },
+        "after so many pictures an app-server is replaced";
+    CODEX_MAX_RSS_MB = Value("640"), Whole { min: 64, max: 1_048_576 },
+        "an app-server with more resident memory (MiB) is replaced";
     GENERATION_QUEUE_MAX_SIZE = Value("50"), Whole { min: 1, max: 100_000 },
         "jobs that may wait; those running do not count";
     REQUEST_WAIT_TIMEOUT_SECONDS = Value("600"), SECONDS,

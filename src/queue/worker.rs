@@ -135,6 +135,8 @@ pub async fn work(
     }
     listening.abort();
     upkeep.abort();
+    // Only now: nothing is in the middle of a turn.
+    worker.shop.engine.close().await;
     Ok(())
 }
 

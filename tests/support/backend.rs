@@ -198,6 +198,11 @@ impl Backend {
         self.shared.lock().images_peak
     }
 
+    /// The image requests that are open now: not answered and not dropped.
+    pub fn open_images(&self) -> usize {
+        self.shared.lock().images_open
+    }
+
     /// How often a login was refreshed.
     pub fn refreshes(&self) -> usize {
         self.shared.lock().refreshes

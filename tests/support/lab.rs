@@ -1,6 +1,9 @@
 //! The whole way: the service, the real Codex, and the backend that it talks to.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use codex_image_service::state_dir::MARKER;
 
@@ -30,6 +33,19 @@ impl Lab {
         let backend = Backend::start();
         let service = change(Setup::real_with(&backend, login)).start();
         Self { service, backend }
+    }
+
+    /// With app-servers, one for each login.
+    pub fn served(logins: &[HomeOptions], change: impl FnOnce(Setup) -> Setup) -> Self {
+        let backend = Backend::start();
+        let service = change(Setup::served(&backend, logins)).start();
+        Self { service, backend }
+    }
+
+    /// The folders in which app-servers run.
+    pub fn shadows(&self) -> Vec<PathBuf> {
+        let base = self.service.state_dir().join("codex");
+        names(&base).into_iter().map(|name| base.join(name)).collect()
     }
 
     /// Nothing of finished jobs stays beside their pictures and rows: no work folder, no copy of

@@ -69,6 +69,11 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// The same, and nothing while there is no such folder.
+pub fn snapshot_if_there(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    if folder.is_dir() { snapshot(folder) } else { BTreeMap::new() }
+}
+
 /// Waits until `probe` gives something; panics with `what` when [`PATIENCE`] is over.
 pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     wait_for_within(PATIENCE, what, probe)

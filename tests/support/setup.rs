@@ -63,7 +63,7 @@ impl Setup {
         setup.set("CODEX_HOMES", homes.join(":"))
     }
 
-    /// With the real Codex, logged in to `backend`; the engine is the default.
+    /// With the real Codex, logged in to `backend`, by `codex exec`.
     pub fn real(backend: &Backend) -> Self {
         Self::real_with(backend, &HomeOptions::default())
     }
@@ -72,8 +72,24 @@ impl Setup {
     pub fn real_with(backend: &Backend, login: &HomeOptions) -> Self {
         let setup = Self::new();
         let home = codex_home(&setup.path("codex"), backend, login);
-        let setup = setup.set("CODEX_BIN", codex_binary()).set("CODEX_HOMES", home);
+        let setup = setup
+            .set("CODEX_ENGINE", "exec")
+            .set("CODEX_BIN", codex_binary())
+            .set("CODEX_HOMES", home);
         backend.env().into_iter().fold(setup, |setup, (key, value)| setup.set(&key, value))
+    }
+
+    /// With the real Codex as an app-server, which is the default engine, on several logins. Their
+    /// homes are `codex`, `codex2`, …
+    pub fn served(backend: &Backend, logins: &[HomeOptions]) -> Self {
+        let mut setup = Self::real_with(backend, &logins[0]).unset("CODEX_ENGINE");
+        let mut homes = vec![setup.path("codex")];
+        for (number, login) in logins.iter().enumerate().skip(1) {
+            homes.push(codex_home(&setup.path(&format!("codex{}", number + 1)), backend, login));
+        }
+        let homes: Vec<_> = homes.iter().map(|home| home.to_str().unwrap()).collect();
+        setup = setup.set("CODEX_HOMES", homes.join(":"));
+        setup.set("CODEX_WORKER_CONCURRENCY", "16")
     }
 
     /// A setting, as an environment variable; a later one replaces an earlier one.

@@ -1,0 +1,137 @@
+//! The `CODEX_HOME` in which an app-server runs: a folder of the service's own with nothing in it
+//! but a link to the login's `auth.json`. `codex exec` can be told to pass over the settings,
+//! instructions and hooks of a home; an app-server cannot, so it is not shown them. The login stays
+//! one file: Codex writes through the link, in every version tried (0.122 to 0.169).
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+const AUTH: &str = "auth.json";
+
+/// Where the shadow of a login's home is. `base` is the service's folder of them.
+pub(super) fn path(base: &Path, home: &Path) -> PathBuf {
+    let digest = Sha256::digest(home.as_os_str().as_encoded_bytes());
+    let name = digest.iter().take(8).fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+    base.join(name)
+}
+
+/// Where Codex may have saved pictures for a login: its home, and the shadow of it.
+pub(super) fn places(base: &Path, home: &Path) -> [PathBuf; 2] {
+    [home.to_owned(), path(base, home)]
+}
+
+/// Makes it, or puts right what is there. To be called under the login's lock.
+pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
+    let shadow = path(base, home);
+    DirBuilder::new().recursive(true).mode(0o700).create(&shadow)?;
+    let (link, auth) = (shadow.join(AUTH), home.join(AUTH));
+    match fs::symlink_metadata(&link) {
+        Ok(meta) if meta.is_symlink() => {
+            if fs::read_link(&link)? == auth {
+                return Ok(shadow);
+            }
+            fs::remove_file(&link)?;
+        }
+        Ok(_) => rescue(&link, &auth)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    symlink(&auth, &link)?;
+    Ok(shadow)
+}
+
+/// A Codex has put a file in the place of the link. If it is younger than the login's own, the
+/// login's refresh token is the one in here, and the other is spent.
+fn rescue(link: &Path, auth: &Path) -> io::Result<()> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
+    match changed(auth) {
+        Ok(own) if own >= changed(link)? => return fs::remove_file(link),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tracing::error!("Codex wrote a login beside the login's file; it is put back in its place");
+    match fs::rename(link, auth) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            // Still in one step for whoever reads it.
+            let next = auth.with_extension("json.next");
+            fs::copy(link, &next)?;
+            fs::File::open(&next)?.sync_all()?;
+            fs::rename(&next, auth)?;
+            fs::remove_file(link)
+        }
+        renamed => renamed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, home) = (dir.path().join("state/codex"), dir.path().join("home"));
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join(AUTH), "old").unwrap();
+        (dir, base, home)
+    }
+
+    #[test]
+    fn it_holds_a_link_to_the_login_and_nothing_else() {
+        let (_dir, base, home) = place();
+        fs::write(home.join("config.toml"), "x").unwrap();
+        for _ in 0..2 {
+            let shadow = prepare(&base, &home).unwrap();
+            assert_eq!(shadow, path(&base, &home));
+            let names: Vec<_> =
+                fs::read_dir(&shadow).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, [AUTH]);
+            assert_eq!(fs::read_to_string(shadow.join(AUTH)).unwrap(), "old");
+        }
+        fs::write(path(&base, &home).join(AUTH), "new").unwrap();
+        assert_eq!(fs::read_to_string(home.join(AUTH)).unwrap(), "new");
+        assert_ne!(path(&base, &home), path(&base, Path::new("/other")));
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_replaced() {
+        let (_dir, base, home) = place();
+        let shadow = prepare(&base, &home).unwrap();
+        fs::remove_file(shadow.join(AUTH)).unwrap();
+        symlink("/nonexistent", shadow.join(AUTH)).unwrap();
+        prepare(&base, &home).unwrap();
+        assert_eq!(fs::read_to_string(shadow.join(AUTH)).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_login_that_replaced_the_link_is_not_lost() {
+        for (age, expected) in [(10, "old"), (-10, "fresh")] {
+            let (_dir, base, home) = place();
+            let shadow = prepare(&base, &home).unwrap();
+            fs::remove_file(shadow.join(AUTH)).unwrap();
+            fs::write(shadow.join(AUTH), "fresh").unwrap();
+            let now = SystemTime::now();
+            let then =
+                if age > 0 { now - Duration::from_secs(10) } else { now + Duration::from_secs(10) };
+            File::options()
+                .write(true)
+                .open(shadow.join(AUTH))
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+            prepare(&base, &home).unwrap();
+            assert_eq!(fs::read_to_string(home.join(AUTH)).unwrap(), expected);
+            assert!(fs::symlink_metadata(shadow.join(AUTH)).unwrap().is_symlink());
+        }
+    }
+}
