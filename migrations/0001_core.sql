@@ -41,6 +41,8 @@ CREATE TABLE jobs (
     error_code  TEXT,
     error       TEXT,
     retry_at    INTEGER,
+    -- While it waits for a quota to start anew.
+    not_before  INTEGER,
     created_at  INTEGER NOT NULL,
     started_at  INTEGER,
     finished_at INTEGER,

@@ -366,6 +366,7 @@ fn workshop(
         generated_dir: config.generated_dir.clone(),
         workdir: config.codex_workdir.clone(),
         references_dir: config.references_dir(),
+        patience: config.request_wait_timeout,
         retention: config.image_retention,
         front_bell,
         on_turn: Arc::new(move |took| turns.codex_ran(took)),
@@ -377,6 +378,9 @@ fn workshop(
 fn report_problems(engine: &dyn Engine) {
     for problem in engine.problems() {
         tracing::warn!(code = problem.code.as_str(), "{}", problem.message);
+    }
+    for warning in engine.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a login's `auth.json` says, without starting Codex. The file is read, never written or
 //! copied, and no token is kept or logged.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use rustix::fs::{Access, access};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{Failure, FailureCode};
 
@@ -12,6 +14,8 @@ use super::{Failure, FailureCode};
 const LARGEST: u64 = 1024 * 1024;
 /// Codex refreshes a token that has less than this left.
 const REFRESH_BEFORE: i64 = 300;
+/// The claim that tells of the account.
+const ABOUT: &str = "https://api.openai.com/auth";
 
 /// Whether Codex can make images with this login. Codex itself needs 12 seconds of retries to
 /// notice that nobody is logged in.
@@ -45,13 +49,90 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
 /// Whether Codex may just now be exchanging the refresh token, which works only once: ended in
 /// that moment, the login would be lost.
 pub(super) fn refresh_is_due(home: &Path) -> bool {
-    let expiry = || -> Option<i64> {
-        let auth: Value = serde_json::from_slice(&read(home)?).ok()?;
-        let token = auth.pointer("/tokens/access_token")?.as_str()?;
-        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-        serde_json::from_slice::<Value>(&claims).ok()?.get("exp")?.as_i64()
+    let expiry = claims(home).expires_at;
+    expiry.is_some_and(|exp| exp - jiff::Timestamp::now().as_second() < REFRESH_BEFORE)
+}
+
+/// What the login's tokens say of it. Never a token.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    /// The ChatGPT user.
+    pub(super) user: Option<String>,
+    /// The first 8 characters of the account's id.
+    pub(super) account: Option<String>,
+    /// Such as `plus`.
+    pub(super) plan: Option<String>,
+    /// When the access token expires, in Unix seconds.
+    pub(super) expires_at: Option<i64>,
+    /// The first 12 hex digits of the refresh token's SHA-256.
+    pub(super) fingerprint: Option<String>,
+}
+
+/// Reads them; what cannot be read is none.
+pub(super) fn claims(home: &Path) -> Claims {
+    let auth: Value =
+        read(home).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let (id, access) = (payload(&auth, "id_token"), payload(&auth, "access_token"));
+    let about = |key: &str| {
+        let of = |claims: &Value| Some(claims.get(ABOUT)?.get(key)?.as_str()?.to_owned());
+        of(&id).or_else(|| of(&access)).map(|text| text.chars().take(64).collect::<String>())
     };
-    expiry().is_some_and(|exp| exp - jiff::Timestamp::now().as_second() < REFRESH_BEFORE)
+    let account = about("chatgpt_account_id")
+        .or_else(|| Some(auth.pointer("/tokens/account_id")?.as_str()?.to_owned()));
+    let token = auth.pointer("/tokens/refresh_token").and_then(Value::as_str);
+    Claims {
+        user: about("chatgpt_user_id"),
+        account: account.map(|id| id.chars().take(8).collect()),
+        plan: about("chatgpt_plan_type"),
+        expires_at: access.get("exp").and_then(Value::as_i64),
+        fingerprint: token.filter(|token| !token.is_empty()).map(fingerprint),
+    }
+}
+
+fn payload(auth: &Value, token: &str) -> Value {
+    let read = || {
+        let token = auth.get("tokens")?.get(token)?.as_str()?;
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        serde_json::from_slice(&claims).ok()
+    };
+    read().unwrap_or_default()
+}
+
+fn fingerprint(token: &str) -> String {
+    let digest = Sha256::digest(token.as_bytes());
+    digest.iter().take(6).fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Which login file it is: another after every change.
+pub(super) type Stamp = (u64, i64, i64, u64);
+
+/// None when there is none.
+pub(super) fn stamp(home: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(home.join("auth.json")).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
+}
+
+/// What about the login's file and folder will go wrong at the next refresh, or lets others in.
+pub(super) fn warnings(home: &Path) -> Vec<String> {
+    let path = home.join("auth.json");
+    let Ok(meta) = std::fs::metadata(&path) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    let cannot_write = |path: &Path| access(path, Access::WRITE_OK).is_err();
+    // Codex puts the new file beside the real one.
+    let folder = std::fs::canonicalize(&path).ok().and_then(|path| Some(path.parent()?.to_owned()));
+    if cannot_write(&path) || folder.as_deref().is_none_or(cannot_write) {
+        warnings.push(
+            "auth.json or its folder cannot be written; the login will be lost when Codex renews it"
+                .to_owned(),
+        );
+    }
+    if meta.mode() & 0o077 != 0 {
+        warnings.push(format!(
+            "others may read auth.json (mode {:04o}); chmod 600 it",
+            meta.mode() & 0o7777
+        ));
+    }
+    warnings
 }
 
 fn read(home: &Path) -> Option<Vec<u8>> {

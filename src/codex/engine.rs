@@ -13,6 +13,7 @@ use super::{
     BoxFuture, Engine, Failure, Finished, LoginObserver, StepSink, ThreadRef, Turn,
     app_server::{Servers, Unusable},
     exec::ExecEngine,
+    status::{Dispatch, LoginStatus, QuotaWindow, Rest},
 };
 use crate::config::{Config, EngineChoice};
 
@@ -123,6 +124,26 @@ impl Engine for CodexEngine {
 
     fn forget<'a>(&'a self, thread: &'a ThreadRef) -> BoxFuture<'a, io::Result<()>> {
         self.exec.forget(thread)
+    }
+
+    fn logins(&self) -> Vec<LoginStatus> {
+        self.exec.logins.statuses()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.exec.logins.warnings()
+    }
+
+    fn restore(&self, login: &str, rest: Option<Rest>, quota: Vec<QuotaWindow>) {
+        self.exec.logins.restore(login, rest, quota);
+    }
+
+    fn set_dispatch(&self, dispatch: Dispatch) {
+        self.exec.logins.set_dispatch(dispatch);
+    }
+
+    fn all_rest_until(&self) -> Option<i64> {
+        self.exec.logins.all_rest_until()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -25,7 +25,7 @@ use super::{
     harvest::{self, Harvest},
     locate,
     locate::Program,
-    login::{Lease, Logins},
+    login::{Lease, Logins, Verdict},
     prompt, run, salvage, shadow,
     spawn::{self, Launch, Spawner},
 };
@@ -42,8 +42,6 @@ const STDERR_READ: u64 = 256 * 1024;
 /// By so much may a file in the home grow: a picture has a few MB, but the databases of a home
 /// that people use as well may be of any size.
 const LARGEST_GROWTH: u64 = 256 * 1024 * 1024;
-/// For how long a login is the last choice when nobody said how long; it is still tried.
-const UNKNOWN_REST: i64 = 300;
 
 /// Draws by `codex exec`.
 pub struct ExecEngine {
@@ -66,7 +64,7 @@ impl ExecEngine {
             model: config.codex_model.clone().filter(|model| !model.is_empty()),
             environment: command::inherited(config),
             timeout: config.codex_timeout,
-            logins: Logins::new(&config.codex_homes, observer),
+            logins: Logins::new(&config.codex_homes, observer, config.codex_min_quota_percent),
             spawner: Arc::new(Spawner::new()?),
             shadows: config.shadows_dir(),
         })
@@ -87,33 +85,24 @@ impl ExecEngine {
         loop {
             let lease = match self.logins.any(&tried, &stop).await {
                 Ok(lease) => Arc::new(lease),
-                Err(refused) => return last.ok_or_else(|| refused.into()),
+                Err(refused) => return Ok(without_login(last, refused.into())),
             };
             let begun = Instant::now();
-            let mut finished = self.attempt(turn, sink, &stop, &lease, left).await?;
+            let finished = self.attempt(turn, sink, &stop, &lease, left).await?;
             left = left.saturating_sub(begun.elapsed());
-            let next = finished.candidates.is_empty() && rest(&lease, finished.failure.as_ref());
+            let (logins, index) = (Arc::clone(&self.logins), lease.index());
+            let failure = finished.failure.clone().filter(|_| finished.candidates.is_empty());
+            let verdict = blocking(move || {
+                logins.look(index);
+                Ok(logins.judge(index, failure.as_ref().map_or(Ok(()), Err), None))
+            })
+            .await?;
             // What may have been drawn already is not drawn again with another login.
-            if !next || finished.unsure {
+            let next = verdict == Verdict::NextLogin && !finished.unsure;
+            if !next || left.is_zero() || stop.is_cancelled() {
                 return Ok(finished);
             }
-            tried.push(lease.index());
-            drop(lease);
-            let (logins, also) = (Arc::clone(&self.logins), tried.clone());
-            let more = blocking(move || Ok(logins.has_fresh(&also))).await?;
-            if !more || left.is_zero() || stop.is_cancelled() {
-                if let (Some(failure), Some(back)) =
-                    (&mut finished.failure, self.logins.first_quota())
-                {
-                    // Others may come back earlier than the last that was tried, or without
-                    // anybody's help when that one's login has expired.
-                    if failure.code == FailureCode::LoginExpired {
-                        *failure = failures::exhausted(None);
-                    }
-                    failure.retry_at = Some(back);
-                }
-                return Ok(finished);
-            }
+            tried.push(index);
             last = Some(finished);
         }
     }
@@ -344,19 +333,16 @@ fn broken(error: &io::Error, what: &'static str) -> Failure {
     Failure::new(FailureCode::CodexError, "The service could not start Codex.")
 }
 
-/// Whether the failure is this login's own, which then rests: another may well succeed.
-fn rest(lease: &Lease, failure: Option<&Failure>) -> bool {
-    let now = jiff::Timestamp::now().as_second();
-    match failure {
-        Some(Failure { code: FailureCode::QuotaExceeded, retry_at, .. }) => {
-            lease.rest(retry_at.unwrap_or(now + UNKNOWN_REST), true);
-            true
+/// There is no (other) login: what the last one came to, with the time at which one is back.
+pub(super) fn without_login(last: Option<Finished>, failure: Failure) -> Finished {
+    match last {
+        Some(mut finished) => {
+            if failure.code == FailureCode::QuotaExceeded {
+                finished.failure = Some(failure);
+            }
+            finished
         }
-        Some(Failure { code: FailureCode::LoginExpired, .. }) => {
-            lease.rest(now + UNKNOWN_REST, false);
-            true
-        }
-        _ => false,
+        None => without_a_run(failure),
     }
 }
 

@@ -33,7 +33,7 @@ fn lab(script: &str, timeout: u64) -> Lab {
         model: None,
         environment: vec![("PATH", std::env::var_os("PATH").unwrap())],
         timeout: Duration::from_millis(timeout),
-        logins: Logins::new(&[LoginHome { label: "one".into(), path: home }], Arc::new(|_| {})),
+        logins: Logins::new(&[LoginHome { label: "one".into(), path: home }], Arc::new(|_| {}), 5),
         spawner: Arc::new(Spawner::new().unwrap()),
         shadows: dir.path().join("shadows"),
     };
@@ -203,6 +203,7 @@ fn two(mut lab: Lab) -> Lab {
     lab.engine.logins = Logins::new(
         &homes.map(|(label, path)| LoginHome { label: label.into(), path }),
         Arc::new(|_| {}),
+        5,
     );
     lab
 }
@@ -277,7 +278,7 @@ async fn a_login_may_get_another_name() {
     let renamed: Vec<_> = homes
         .map(|home| LoginHome { label: format!("new-{}", home.label), ..home.clone() })
         .collect();
-    lab.engine.logins = Logins::new(&renamed, Arc::new(|_| {}));
+    lab.engine.logins = Logins::new(&renamed, Arc::new(|_| {}), 5);
 
     let new = ThreadRef { login: "new-one".into(), ..old.clone() };
     // The folder names the old login, and the store names it or what lags behind.

@@ -166,6 +166,11 @@ pub trait Engine: Send + Sync {
         Vec::new()
     }
 
+    /// What about the logins may go wrong later, in sentences for the log; reads their files.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is known of logins from before a restart: their rests and their quotas.
     fn restore(&self, _login: &str, _rest: Option<Rest>, _quota: Vec<QuotaWindow>) {}
 

@@ -58,6 +58,11 @@ pub enum ApiError {
     },
     /// As many jobs as the setting allows are queued.
     QueueFull,
+    /// Every login's quota is used up, for longer than the caller would wait.
+    QuotaExhausted {
+        /// When the first starts anew, in milliseconds.
+        retry_at: i64,
+    },
     /// Too many uploads at once.
     Busy,
     /// The process is stopping; the job, if there is one, goes on later.
@@ -216,6 +221,12 @@ impl ApiError {
                 "queue_full",
                 "Image generation queue is full",
             ),
+            Self::QuotaExhausted { .. } => answer(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "quota_exceeded",
+                "The ChatGPT plan's usage limit is reached.",
+            ),
             Self::Busy => answer(
                 StatusCode::SERVICE_UNAVAILABLE,
                 SERVER,
@@ -338,6 +349,9 @@ impl ApiError {
             }
             Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+            }
+            Self::QuotaExhausted { retry_at } => {
+                headers.insert(header::RETRY_AFTER, respond::seconds_until(*retry_at).into());
             }
             Self::ShuttingDown { job: Some(job) } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));

@@ -118,6 +118,13 @@ async fn accept(app: &App, caller: &str, request: Request) -> Result<NewJob, Api
     if length.is_none_or(|length| length > SMALL_BODY) && !app.queue.has_room().await? {
         return Err(ApiError::QueueFull);
     }
+    if let Some(back) = app.engine.as_ref().and_then(|engine| engine.all_rest_until()) {
+        let retry_at = back.saturating_mul(1000);
+        let patience = i64::try_from(app.patience.as_millis()).unwrap_or(i64::MAX);
+        if retry_at > store::now().saturating_add(patience) {
+            return Err(ApiError::QuotaExhausted { retry_at });
+        }
+    }
     let id = queue::new_job_id();
     let folder = app.references_dir.join(&id);
     let draft = read_draft(app, length, body, folder).await?;

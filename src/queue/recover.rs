@@ -4,6 +4,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -28,7 +29,7 @@ pub(super) enum Found {
 }
 
 /// Looks for the pictures of an interrupted job; the job is then final or back in the queue.
-pub(super) async fn job(worker: &Worker, claim: &Claim) {
+pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
     tracing::info!(
         job = claim.id,
         attempts = claim.attempts,

@@ -18,7 +18,7 @@ use super::{
     worker::{Worker, log_store_error},
 };
 use crate::{
-    codex::{BoxFuture, Failure, Step, Turn},
+    codex::{BoxFuture, Failure, FailureCode, Step, Turn},
     store::{
         StoreError,
         claims::{Claim, OpenTurn},
@@ -163,7 +163,15 @@ async fn draw(
         Accepted::Picture(image) => Ok(image),
         Accepted::GivenUp(failure) => Err(failure),
         Accepted::Unknown => return TurnResult::HandsOff,
-        Accepted::Nothing(failure) if !cancelled.is_cancelled() => Err(failure),
+        Accepted::Nothing(failure) if !cancelled.is_cancelled() => {
+            if let Some(until) = worth_waiting_for(worker, claim, &failure) {
+                if let Some(thread) = &finished.thread {
+                    finish::forget(worker, thread).await;
+                }
+                return TurnResult::Waits(until);
+            }
+            Err(failure)
+        }
         Accepted::Nothing(_) => {
             if let Some(thread) = &finished.thread {
                 finish::forget(worker, thread).await;
@@ -174,6 +182,16 @@ async fn draw(
     finish::record(worker, claim, position, finished, result).await
 }
 
+/// When a quota that is used up starts anew, if the job's caller is still there by then.
+fn worth_waiting_for(worker: &Worker, claim: &Claim, failure: &Failure) -> Option<i64> {
+    if failure.code != FailureCode::QuotaExceeded {
+        return None;
+    }
+    let until = failure.retry_at?.saturating_mul(1000);
+    let patience = i64::try_from(worker.shop.patience.as_millis()).unwrap_or(i64::MAX);
+    (until <= claim.created_at.saturating_add(patience)).then_some(until)
+}
+
 /// What its turns make of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -181,6 +199,8 @@ enum Fate {
     Done,
     /// It goes back into the queue.
     GiveBack,
+    /// The same, and it waits there until then.
+    Postpone(i64),
     /// A picture of it may be there although the store doesn't know it. The job stays as it is;
     /// its lease ends, and the picture is looked for.
     Leave,
@@ -192,13 +212,22 @@ fn fate(results: &[TurnResult]) -> Fate {
     } else if results.contains(&TurnResult::HandsOff) {
         Fate::Leave
     } else {
-        Fate::GiveBack
+        let first = results.iter().filter_map(|result| match result {
+            TurnResult::Waits(until) => Some(*until),
+            _ => None,
+        });
+        first.min().map_or(Fate::GiveBack, Fate::Postpone)
     }
 }
 
 /// Decides what becomes of a job when its turns have ended, one way or another.
-pub(super) async fn settle(worker: &Worker, claim: &Claim, results: &[TurnResult]) {
-    if fate(results) == Fate::GiveBack && !worker.give_back(claim).await {
+pub(super) async fn settle(worker: &Arc<Worker>, claim: &Claim, results: &[TurnResult]) {
+    let held = match fate(results) {
+        Fate::Done | Fate::Leave => true,
+        Fate::GiveBack => worker.give_back(claim).await,
+        Fate::Postpone(until) => worker.postpone(claim, until).await,
+    };
+    if !held {
         // Void: the caller cancelled it, and nobody is going to need the folder.
         tracing::info!(job = claim.id, state = "cancelled", attempts = claim.attempts, "job ended");
         worker.clear_workdir(claim).await;
@@ -216,6 +245,11 @@ mod tests {
         assert_eq!(fate(&[HandsOff]), Fate::Leave);
         assert_eq!(fate(&[Recorded, Stopped]), Fate::GiveBack);
         assert_eq!(fate(&[]), Fate::GiveBack);
+        assert_eq!(
+            fate(&[Recorded, TurnResult::Waits(7), TurnResult::Waits(5)]),
+            Fate::Postpone(5)
+        );
+        assert_eq!(fate(&[HandsOff, TurnResult::Waits(7)]), Fate::Leave);
         assert_eq!(fate(&[Recorded, Final]), Fate::Done);
     }
 }

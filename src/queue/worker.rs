@@ -50,6 +50,8 @@ pub struct Workshop {
     pub workdir: PathBuf,
     /// Folder of the jobs' references.
     pub references_dir: PathBuf,
+    /// How long a job may wait for a quota to start anew.
+    pub patience: Duration,
     /// How long a finished job's files are kept.
     pub retention: Duration,
     /// Rung when a job becomes final.
@@ -266,6 +268,23 @@ impl Worker {
             }
             _ => {}
         }
+    }
+
+    /// Gives a job back to the queue, where it waits until then (in milliseconds).
+    /// False when the claim is void.
+    pub(super) async fn postpone(self: &Arc<Self>, claim: &Claim, until: i64) -> bool {
+        match self.shop.store.postpone(claim, until).await {
+            Ok(true) => tracing::info!(job = claim.id, until, "job waits for the quota"),
+            Ok(false) => return false,
+            Err(error) => log_store_error(claim, &error),
+        }
+        let worker = Arc::clone(self);
+        let wait = u64::try_from(until.saturating_sub(crate::store::now())).unwrap_or(0);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            worker.more.notify_one();
+        });
+        true
     }
 
     /// Gives a job back to the queue, for another attempt.

@@ -22,6 +22,8 @@ pub struct Claim {
     pub quality: String,
     /// How many pictures were asked for.
     pub count: u32,
+    /// When it was accepted.
+    pub created_at: i64,
     /// When its first attempt began.
     pub started_at: i64,
 }
@@ -39,14 +41,16 @@ pub struct OpenTurn {
 
 macro_rules! claim_columns {
     () => {
-        "id, generation, attempts, prompt, size, quality, count, started_at"
+        "id, generation, attempts, prompt, size, quality, count, created_at, started_at"
     };
 }
 
 const CLAIM: &str = concat!(
     "UPDATE jobs SET state = 'running', lease_owner = ?1, lease_until = ?2, \
-     generation = generation + 1, attempts = attempts + 1, started_at = coalesce(started_at, ?3) \
-     WHERE seq = (SELECT seq FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1) RETURNING ",
+     generation = generation + 1, attempts = attempts + 1, not_before = NULL, \
+     started_at = coalesce(started_at, ?3) \
+     WHERE seq = (SELECT seq FROM jobs WHERE state = 'queued' \
+     AND (not_before IS NULL OR not_before <= ?3) ORDER BY seq LIMIT 1) RETURNING ",
     claim_columns!()
 );
 const TAKE_OVER: &str = concat!(
@@ -59,10 +63,13 @@ impl Store {
     /// Takes the oldest queued job, if there is one.
     pub async fn claim(&self, owner: &str, lease_ms: i64) -> Result<Option<Claim>, StoreError> {
         // A look that costs no write: an idle worker must not keep the disk awake.
-        let waiting: Option<i64> =
-            sqlx::query_scalar("SELECT seq FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1")
-                .fetch_optional(&self.read)
-                .await?;
+        let waiting: Option<i64> = sqlx::query_scalar(
+            "SELECT seq FROM jobs WHERE state = 'queued' \
+             AND (not_before IS NULL OR not_before <= ?) ORDER BY seq LIMIT 1",
+        )
+        .bind(now())
+        .fetch_optional(&self.read)
+        .await?;
         if waiting.is_none() {
             return Ok(None);
         }
@@ -133,6 +140,22 @@ impl Store {
         )
         .bind(&claim.id)
         .bind(claim.generation)
+        .execute(&self.write)
+        .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Puts a claimed job back into the queue, in its old place, where it waits until then (in
+    /// milliseconds). What was done does not count as an attempt. False when the claim is void.
+    pub async fn postpone(&self, claim: &Claim, until: i64) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "UPDATE jobs SET state = 'queued', lease_owner = NULL, lease_until = NULL, \
+             attempts = attempts - 1, not_before = ?3 \
+             WHERE id = ?1 AND generation = ?2 AND state = 'running'",
+        )
+        .bind(&claim.id)
+        .bind(claim.generation)
+        .bind(until)
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)

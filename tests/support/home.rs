@@ -18,6 +18,8 @@ use super::{Backend, backend::answers::now};
 pub struct HomeOptions {
     /// The account; one per login, so that the backend tells them apart.
     pub account: String,
+    /// The ChatGPT user; one per account unless said.
+    pub user: String,
     /// Seconds until the access token expires; negative = it has.
     pub lifetime: i64,
     /// False: no `auth.json`, so not logged in.
@@ -32,6 +34,7 @@ impl Default for HomeOptions {
     fn default() -> Self {
         Self {
             account: "acct-test".to_owned(),
+            user: "user-test".to_owned(),
             lifetime: 10 * 86_400,
             logged_in: true,
             config: Vec::new(),
@@ -66,7 +69,7 @@ pub fn codex_home(dir: &Path, backend: &Backend, options: &HomeOptions) -> PathB
 
 /// Writes `auth.json` alone.
 pub fn write_login(dir: &Path, options: &HomeOptions) {
-    let mut tokens = tokens(&options.account, options.lifetime);
+    let mut tokens = tokens_of(&options.account, &options.user, options.lifetime);
     tokens["account_id"] = options.account.clone().into();
     let login = json!({"auth_mode": "chatgpt", "OPENAI_API_KEY": null, "tokens": tokens,
                        "last_refresh": jiff::Timestamp::now().to_string()});
@@ -82,12 +85,17 @@ pub fn write_login(dir: &Path, options: &HomeOptions) {
 
 /// Fresh tokens of `account`; the refresh token names it too, for the token endpoint.
 pub fn tokens(account: &str, lifetime: i64) -> Value {
+    let user = account.replacen("acct-", "user-", 1);
+    tokens_of(account, &user, lifetime)
+}
+
+fn tokens_of(account: &str, user: &str, lifetime: i64) -> Value {
     let issued = now();
     let mut claims = json!({
-        "iss": "test", "sub": "user-test", "iat": issued, "exp": issued + lifetime,
+        "iss": "test", "sub": user, "iat": issued, "exp": issued + lifetime,
         "jti": Uuid::new_v4(), "email": "test@example.invalid",
         "https://api.openai.com/auth": {"chatgpt_plan_type": "plus",
-            "chatgpt_user_id": "user-test", "chatgpt_account_id": account},
+            "chatgpt_user_id": user, "chatgpt_account_id": account},
     });
     let id_token = jwt(&claims);
     claims["jti"] = Uuid::new_v4().to_string().into();

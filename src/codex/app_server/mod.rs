@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::server::{Heed, Server, Start, StartError};
 use super::{
     Failure, FailureCode, Finished, LoginObserver, Step, StepSink, ThreadRef, Turn, auth, command,
+    exec::without_login,
     failures, locate,
     locate::Program,
     login::{Lease, Logins, Refused, Verdict},
@@ -139,11 +140,13 @@ impl Servers {
                 tracing::warn!(job = turn.job_id, "Codex ended in the middle of a turn; once more");
                 continue;
             }
-            let outcome = match &finished.failure {
-                Some(failure) if finished.candidates.is_empty() => Err(failure),
-                _ => Ok(()),
-            };
-            let verdict = self.logins.judge(index, outcome, ended.limit.as_deref());
+            let failure = finished.failure.clone().filter(|_| finished.candidates.is_empty());
+            let logins = Arc::clone(&self.logins);
+            let judged = tokio::task::spawn_blocking(move || {
+                let limit = ended.limit.as_deref();
+                logins.judge(index, failure.as_ref().map_or(Ok(()), Err), limit)
+            });
+            let verdict = judged.await.unwrap_or(Verdict::Final);
             // What may have been drawn already is not drawn again with another login.
             let next =
                 verdict == Verdict::NextLogin && finished.candidates.is_empty() && !finished.unsure;
@@ -345,19 +348,6 @@ impl Servers {
         let Some(index) = self.logins.index(&thread.login) else { return false };
         let server = self.slots[index].lock().await.clone();
         server.is_some_and(|server| !server.is_gone() && server.wire.is_busy_with(&thread.thread))
-    }
-}
-
-/// There is no (other) login: what the last one came to, with the time at which one is back.
-fn without_login(last: Option<Finished>, failure: Failure) -> Finished {
-    match last {
-        Some(mut finished) => {
-            if failure.code == FailureCode::QuotaExceeded {
-                finished.failure = Some(failure);
-            }
-            finished
-        }
-        None => Finished { failure: Some(failure), ..Finished::default() },
     }
 }
 
