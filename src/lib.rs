@@ -9,6 +9,7 @@ pub mod config;
 pub mod http;
 pub mod images;
 pub mod limits;
+pub mod logins;
 pub mod queue;
 pub mod retention;
 pub mod state_dir;

@@ -18,7 +18,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{
     Backend, HomeOptions, Lab, Reply, Setup, codex_binary, codex_home, home, lab, process, rows,
-    wait_for,
+    sqlite::Database, wait_for,
 };
 
 /// Texts are kept to this many bytes each.
@@ -148,10 +148,11 @@ impl Lab {
         begin.elapsed()
     }
 
-    /// Stopped and started again, so that what it knows of the logins is forgotten. Not killed:
-    /// what a killed service leaves is only swept up later.
+    /// Stopped and started again, without what it knows of the logins. Not killed: what a killed
+    /// service leaves is only swept up later.
     fn restart(&mut self) {
         assert!(self.service.term().success());
+        Database::of(&self.service).run("DELETE FROM login_rests");
         self.service.start();
     }
 
@@ -206,9 +207,9 @@ fn refusal_with_the_models_words() {
 fn usage_limit_in_the_zone_of_codex() {
     // Codex writes the hour of its own zone; the seconds are cut off, and a minute is added.
     for zone in ["UTC", "Asia/Kolkata", "America/Los_Angeles", "XYZ-5:45"] {
-        let lab = Lab::with(|setup| setup.set("TZ", zone));
         // Within the day, and so far away that the message names the date.
         for reset in [3600, 300_000] {
+            let lab = Lab::with(|setup| setup.set("TZ", zone));
             let prompt = format!("a kite [stub mode=usage-limit reset={reset}]");
             let failed = lab.fails(&prompt, &limited("usage limit", reset - 30..=reset + 70));
             assert!(failed.text("stdout").contains("try again at"), "{}", failed.turn);
@@ -228,19 +229,27 @@ fn image_quota() {
     let id = failed.reply.json()["id"].as_str().unwrap().to_owned();
     assert!(lab.service.job(&id)["retry_at"].is_string());
     assert_eq!(lab.backend.image_requests().len(), 1);
-    // It is known to rest, and still tried when there is no other.
-    lab.draws("a kite");
+    // It is known to rest: nobody asks OpenAI again before its time.
+    let reply = lab.service.generate("a kite").expect(429);
+    assert_eq!(reply.json()["error"]["code"], "quota_exceeded");
+    assert_eq!(lab.backend.image_requests().len(), 1);
 }
 
 #[test]
 fn rate_limit() {
-    mode("rate-limit", &limited("fewer requests", 50..=60));
+    // Whoever has the patience waits that minute; this caller has not.
+    let lab = Lab::with(|setup| setup.set("REQUEST_WAIT_TIMEOUT_SECONDS", "30"));
+    lab.fails("a kite [stub mode=rate-limit]", &limited("fewer requests", 50..=60));
 }
 
 #[test]
 fn another_login_helps_out_and_the_earliest_reset_counts() {
     let backend = Backend::start();
-    let login = |account: &str| HomeOptions { account: account.into(), ..HomeOptions::default() };
+    let login = |account: &str| HomeOptions {
+        account: account.into(),
+        user: format!("user of {account}"),
+        ..HomeOptions::default()
+    };
     let setup = Setup::real_with(&backend, &login("acct-a"));
     let second = codex_home(&setup.path("second"), &backend, &login("acct-b"));
     let homes = format!("{}:{}", setup.path("codex").display(), second.display());

@@ -88,7 +88,7 @@ fn everybody_may_start_at_the_same_moment() {
         service.generate("a kite").expect(200);
 
         let mut database = Database::of(&service);
-        assert_eq!(database.number("SELECT count(*) FROM _sqlx_migrations"), 1);
+        assert_eq!(database.number("SELECT count(*) FROM _sqlx_migrations"), 2);
         let keys = "SELECT name FROM api_keys ORDER BY name";
         assert_eq!(database.texts(keys), ["a", "b", "test"]);
         assert_eq!(database.texts("PRAGMA integrity_check"), ["ok"]);
@@ -111,7 +111,7 @@ fn a_first_start_that_is_killed_is_made_up_for() {
         std::thread::sleep(Duration::from_micros(round * 400));
         service.kill9();
         service.start();
-        assert_eq!(Database::of(&service).number("SELECT count(*) FROM _sqlx_migrations"), 1);
+        assert_eq!(Database::of(&service).number("SELECT count(*) FROM _sqlx_migrations"), 2);
         service.generate("a kite").expect(200);
     }
 }

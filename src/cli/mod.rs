@@ -9,6 +9,7 @@ mod demo;
 mod healthcheck;
 mod keys;
 mod listen;
+mod logins;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -44,6 +45,7 @@ enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
     Keys(keys::Args),
+    Logins(logins::Args),
     Cleanup(cleanup::Args),
     CheckConfig(check_config::Args),
     Healthcheck(healthcheck::Args),
@@ -62,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args, cli.config),
         Command::Demo(args) => demo::run(&args),
         Command::Keys(args) => keys::run(args, cli.config),
+        Command::Logins(args) => logins::run(args, cli.config),
         Command::Cleanup(args) => cleanup::run(&args, cli.config),
         Command::CheckConfig(args) => check_config::run(&args, cli.config),
         Command::Healthcheck(args) => healthcheck::run(args, cli.config),

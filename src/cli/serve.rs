@@ -14,7 +14,7 @@ use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
     config::Config,
     http::{self, App},
-    limits,
+    limits, logins,
     queue::{
         Queue,
         bell::{self, Doorbell},
@@ -136,9 +136,9 @@ fn run_with(
         Err(error) => return fail(&error),
     };
     let served = runtime.block_on(async {
-        let engine =
-            if role == Role::Front { None } else { Some(engine(&config, Arc::new(|_| {}))?) };
-        serve(config, role, passed, engine, started).await
+        let (observer, news) = logins::observer();
+        let engine = if role == Role::Front { None } else { Some(engine(&config, observer)?) };
+        serve(config, role, passed, engine.map(|engine| (engine, news)), started).await
     });
     // Threads that still wait for something (a lock, a slow disk) must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -155,7 +155,7 @@ async fn serve(
     config: Config,
     role: Role,
     passed: Vec<systemd::Listener>,
-    engine: Option<Arc<dyn Engine>>,
+    engine: Option<(Arc<dyn Engine>, logins::News)>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> Result<(), Error> {
     state_dir::make(&config, role != Role::All)?;
@@ -176,6 +176,14 @@ async fn serve(
     let stop_serving = CancellationToken::new();
     let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role)?;
 
+    let (engine, news) = engine.unzip();
+    let keeping = CancellationToken::new();
+    let mut keeper = None;
+    if let (Some(engine), Some(news)) = (&engine, news) {
+        logins::restore(&store, engine.as_ref()).await?;
+        let (store, engine) = (store.clone(), Arc::clone(engine));
+        keeper = Some(tokio::spawn(logins::keep(store, engine, news, keeping.clone())));
+    }
     let worker = engine.clone().map(|engine| {
         report_problems(engine.as_ref());
         clean_up_regularly(&config, &store, &engine, draining.clone());
@@ -225,6 +233,10 @@ async fn serve(
     connections.close();
     if tokio::time::timeout(CLOSING, connections.wait()).await.is_err() {
         tracing::warn!(open = connections.len(), "connections that did not end are cut");
+    }
+    keeping.cancel();
+    if let Some(keeper) = keeper {
+        let _ = keeper.await;
     }
     store.close().await;
     tracing::info!("stopped");

@@ -13,7 +13,7 @@ use super::{
     BoxFuture, Engine, Failure, Finished, LoginObserver, StepSink, ThreadRef, Turn,
     app_server::{Servers, Unusable},
     exec::ExecEngine,
-    status::{Dispatch, LoginStatus, QuotaWindow, Rest},
+    status::{Account, Dispatch, LoginStatus, QuotaWindow, Rest},
 };
 use crate::config::{Config, EngineChoice};
 
@@ -128,6 +128,19 @@ impl Engine for CodexEngine {
 
     fn logins(&self) -> Vec<LoginStatus> {
         self.exec.logins.statuses()
+    }
+
+    fn account<'a>(
+        &'a self,
+        login: &'a str,
+        refresh: bool,
+    ) -> BoxFuture<'a, Result<Account, Failure>> {
+        Box::pin(async move {
+            let index = self.exec.logins.index(login).ok_or_else(|| {
+                Failure::new(super::FailureCode::NotLoggedIn, format!("There is no login {login}."))
+            })?;
+            self.servers.account(index, refresh).await
+        })
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -22,6 +22,7 @@ mod quota;
 mod run;
 mod salvage;
 mod shadow;
+mod sign_in;
 mod skills;
 mod spawn;
 pub mod status;
@@ -35,7 +36,8 @@ use crate::config::{Config, EngineChoice};
 
 pub use code::UnknownFailureCode;
 pub use demo::DemoEngine;
-use status::{Dispatch, LoginEvent, LoginStatus, QuotaWindow, Rest};
+pub use sign_in::{SignInError, sign_in};
+use status::{Account, Dispatch, LoginEvent, LoginStatus, QuotaWindow, Rest};
 
 /// What one turn of Codex is asked for: exactly one picture.
 #[derive(Clone)]
@@ -169,6 +171,17 @@ pub trait Engine: Send + Sync {
     /// What about the logins may go wrong later, in sentences for the log; reads their files.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Asks OpenAI about a login, without spending anything; with `refresh` its session is renewed.
+    /// Fails when there is no such login, another process holds it, or its session is over.
+    fn account<'a>(
+        &'a self,
+        login: &'a str,
+        _refresh: bool,
+    ) -> BoxFuture<'a, Result<Account, Failure>> {
+        let unknown = format!("There is no login {login}.");
+        Box::pin(std::future::ready(Err(Failure::new(FailureCode::NotLoggedIn, unknown))))
     }
 
     /// What is known of logins from before a restart: their rests and their quotas.

@@ -144,3 +144,12 @@ pub struct LoginStatus {
     /// As far as known.
     pub quota: Vec<QuotaWindow>,
 }
+
+/// What OpenAI says of a login when it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Such as `plus`.
+    pub plan: Option<String>,
+    /// All windows of its limits.
+    pub quota: Vec<QuotaWindow>,
+}

@@ -6,6 +6,7 @@
 pub mod api_keys;
 pub mod claims;
 pub mod jobs;
+pub mod logins;
 mod migrate;
 pub mod outcomes;
 pub mod retired;

@@ -18,19 +18,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use self::server::{Heed, Server, Start, StartError};
+use self::{
+    server::{Heed, Server, Start, StartError},
+    wire::CallError,
+};
 use super::{
-    Failure, FailureCode, Finished, LoginObserver, Step, StepSink, ThreadRef, Turn, auth, command,
+    Failure, FailureCode, Finished, LoginObserver, Step, StepSink, ThreadRef, Turn, auth, clip,
+    command,
     exec::without_login,
     failures, locate,
     locate::Program,
     login::{Lease, Logins, Refused, Verdict},
     shadow,
     spawn::Spawner,
-    status::{LoginEvent, LoginNews},
+    status::{Account, LoginEvent, LoginNews},
 };
 use crate::config::Config;
 
@@ -327,6 +332,52 @@ impl Servers {
                 }
             }
         });
+    }
+
+    /// What OpenAI says of a login, without spending anything; with `refresh` its session is renewed.
+    /// An app-server is started for it when there is none.
+    pub(super) async fn account(
+        self: &Arc<Self>,
+        index: usize,
+        refresh: bool,
+    ) -> Result<Account, Failure> {
+        let label = &self.logins.homes()[index].label;
+        let home = self.logins.homes()[index].path.clone();
+        tokio::task::spawn_blocking(move || auth::check(&home))
+            .await
+            .map_err(|error| broken(&error.into(), "a login cannot be looked at"))??;
+        let (server, _turn) = self.on(index).await.map_err(|error| match error {
+            NotStarted::Elsewhere => Failure::new(
+                FailureCode::CodexError,
+                format!("The login {label} is in use by another process, the service perhaps."),
+            ),
+            NotStarted::Unusable => Failure::new(
+                FailureCode::CodexError,
+                "This Codex has no app-server that can be asked.",
+            ),
+            NotStarted::Failed(failure) => failure,
+        })?;
+        let asked = serde_json::json!({"refreshToken": refresh});
+        let said = server.wire.call("account/read", asked, server::PATIENCE).await;
+        let account = said.map_err(|error| match error {
+            CallError::Refused(words) => failures::turn(&words),
+            CallError::Late | CallError::Gone => {
+                Failure::new(FailureCode::CodexError, "Codex does not answer.")
+            }
+        })?;
+        let quota =
+            server.wire.call("account/rateLimits/read", Value::Null, server::PATIENCE).await;
+        let quota = match quota {
+            Ok(said) => events::quota(&said),
+            // The session is asked for here, and only here.
+            Err(CallError::Refused(words)) => return Err(failures::turn(&words)),
+            Err(_) => Vec::new(),
+        };
+        self.logins.note_quota(index, quota.clone());
+        let logins = Arc::clone(&self.logins);
+        let _ = tokio::task::spawn_blocking(move || logins.look(index)).await;
+        let plan = account["account"]["planType"].as_str();
+        Ok(Account { plan: plan.map(|plan| clip::words(plan, 64)), quota })
     }
 
     /// Ends all of them, gently; resolves when they are gone.

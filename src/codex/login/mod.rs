@@ -538,6 +538,11 @@ fn broken(error: &io::Error) -> Refused {
     ))
 }
 
+/// Takes the lock of a home; None when another process holds it.
+pub(super) fn lock_home(home: &path::Path) -> io::Result<Option<File>> {
+    lock(home.join(LOCK_FILE))
+}
+
 /// None when another process holds the lock.
 fn lock(path: PathBuf) -> io::Result<Option<File>> {
     let file = File::options()

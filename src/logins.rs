@@ -1,0 +1,124 @@
+//! Keeps what the engine tells of its logins, and hands it back after a restart. A store that fails
+//! never keeps a picture from being drawn: what could not be written is said in the log.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    codex::{
+        Engine, LoginObserver,
+        status::{LoginEvent, LoginNews, QuotaWindow, Rest},
+    },
+    store::{Store, StoreError},
+};
+
+/// How often it is looked whether another order was chosen.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often old history is removed.
+const TIDY: Duration = Duration::from_hours(24);
+
+/// The end of the line at which news arrive.
+pub struct News(mpsc::UnboundedReceiver<LoginEvent>);
+
+/// An observer for the engine, and where what it is told arrives. News are few: a handful for a
+/// picture at most.
+#[must_use]
+pub fn observer() -> (LoginObserver, News) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let observer = Arc::new(move |event| {
+        // Nobody listens any more: the service is about to end.
+        let _ = sender.send(event);
+    });
+    (observer, News(receiver))
+}
+
+/// Tells the engine what was known before the restart.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn restore(store: &Store, engine: &dyn Engine) -> Result<(), StoreError> {
+    let mut rests = store.login_rests().await?;
+    let mut quotas: Vec<(String, Vec<QuotaWindow>)> = Vec::new();
+    for (login, window) in store.login_quotas().await? {
+        match quotas.last_mut().filter(|(last, _)| *last == login) {
+            Some((_, windows)) => windows.push(window),
+            None => quotas.push((login, vec![window])),
+        }
+    }
+    for (login, windows) in quotas {
+        let rest = rests.iter().position(|(rests, _)| *rests == login);
+        engine.restore(&login, rest.map(|at| rests.swap_remove(at).1), windows);
+    }
+    for (login, rest) in rests {
+        engine.restore(&login, Some(rest), Vec::new());
+    }
+    engine.set_dispatch(store.dispatch().await?);
+    Ok(())
+}
+
+/// Writes down what is told until `stop`, and passes on which order of logins is wanted.
+pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: CancellationToken) {
+    let mut look = tokio::time::interval(LOOK);
+    let mut tidy = tokio::time::interval(TIDY);
+    let mut dispatch = store.dispatch().await.ok();
+    loop {
+        let kept = tokio::select! {
+            event = news.0.recv() => match event {
+                Some(event) => write(&store, event).await,
+                None => return,
+            },
+            _ = tidy.tick() => store.forget_old_login_history().await,
+            _ = look.tick() => store.dispatch().await.map(|wanted| {
+                if dispatch.replace(wanted) != Some(wanted) {
+                    tracing::info!(dispatch = wanted.as_str(), "logins are used in another order");
+                    engine.set_dispatch(wanted);
+                }
+            }),
+            () = stop.cancelled() => break,
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, "the history of the logins cannot be kept");
+        }
+    }
+    // What was told until now; the store is closed after this.
+    while let Ok(event) = news.0.try_recv() {
+        if let Err(error) = write(&store, event).await {
+            tracing::error!(%error, "the history of the logins cannot be kept");
+            return;
+        }
+    }
+}
+
+async fn write(store: &Store, LoginEvent { login, what }: LoginEvent) -> Result<(), StoreError> {
+    match what {
+        LoginNews::Quota(windows) => store.note_quota(&login, &windows).await,
+        LoginNews::Rests(rest) => {
+            store.set_login_rest(&login, Some(&rest)).await?;
+            store.note_login(&login, "rests", &rest_in_words(&rest)).await
+        }
+        LoginNews::Wakes => {
+            store.set_login_rest(&login, None).await?;
+            store.note_login(&login, "wakes", "used again before its rest was over").await
+        }
+        LoginNews::Failed(code) => store.note_login(&login, "failed", code.as_str()).await,
+        LoginNews::Rotated { before, after } => {
+            let before = before.as_deref().unwrap_or("unknown");
+            store.note_login(&login, "rotated", &format!("refresh token {before} -> {after}")).await
+        }
+        LoginNews::Killed { why, during_refresh } => {
+            let mark =
+                if during_refresh { "; a refresh was due, the login may be lost" } else { "" };
+            store.note_login(&login, "killed", &format!("Codex {why}{mark}")).await
+        }
+    }
+}
+
+/// Such as `quota (image_gen) until 2026-11-24T15:00:00Z`.
+#[must_use]
+pub fn rest_in_words(rest: &Rest) -> String {
+    let limit = rest.limit.as_ref().map(|limit| format!(" ({limit})")).unwrap_or_default();
+    let until = jiff::Timestamp::from_second(rest.until).map(|time| time.to_string());
+    format!("{}{limit} until {}", rest.reason.as_str(), until.unwrap_or_default())
+}

@@ -1,0 +1,259 @@
+//! Tables `dispatch`, `login_rests`, `login_quota`, `login_events`: what must outlive a restart, and
+//! the history of each login.
+
+use sqlx::FromRow;
+
+use super::{Store, StoreError, now};
+use crate::codex::status::{Dispatch, QuotaWindow, Rest, RestReason};
+
+/// A window of a login is noted at most so often while its numbers stay the same, and so often
+/// when they change; in milliseconds.
+const SAME_AGAIN: i64 = 60 * 60 * 1000;
+const CHANGED: i64 = 2 * 60 * 1000;
+/// How long the history is kept, in milliseconds.
+const KEPT_QUOTA: i64 = 90 * 24 * 60 * 60 * 1000;
+const KEPT_EVENTS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+/// A line of the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct LoginRecord {
+    /// When, in milliseconds.
+    pub at: i64,
+    /// The login's label.
+    pub login: String,
+    /// `rests`, `wakes`, `failed`, `rotated` or `killed`.
+    pub what: String,
+    /// More of it, in words.
+    pub detail: String,
+}
+
+/// What a login has drawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct LoginUse {
+    /// The login's label.
+    pub login: String,
+    /// Pictures in the last 24 hours.
+    pub images_24h: i64,
+    /// Pictures in the last 48 hours.
+    pub images_48h: i64,
+    /// Turns that ended in the last 24 hours, with a picture or without.
+    pub turns_24h: i64,
+}
+
+impl Store {
+    /// In which order logins are used.
+    pub async fn dispatch(&self) -> Result<Dispatch, StoreError> {
+        let mode: String =
+            sqlx::query_scalar("SELECT mode FROM dispatch").fetch_one(&self.read).await?;
+        Ok(Dispatch::of(&mode).unwrap_or_default())
+    }
+
+    /// From now on they are used in this order.
+    pub async fn set_dispatch(&self, dispatch: Dispatch) -> Result<(), StoreError> {
+        sqlx::query("UPDATE dispatch SET mode = ?")
+            .bind(dispatch.as_str())
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes a rest, or with None that the login is used again.
+    pub async fn set_login_rest(&self, login: &str, rest: Option<&Rest>) -> Result<(), StoreError> {
+        let query = match rest {
+            None => sqlx::query("DELETE FROM login_rests WHERE login = ?").bind(login),
+            Some(Rest { until, reason, limit }) => {
+                sqlx::query("INSERT OR REPLACE INTO login_rests VALUES (?, ?, ?, ?)")
+                    .bind(login)
+                    .bind(until.saturating_mul(1000))
+                    .bind(reason.as_str())
+                    .bind(limit.as_deref())
+            }
+        };
+        query.execute(&self.write).await?;
+        Ok(())
+    }
+
+    /// The rests that are not over, each with its login's label.
+    pub async fn login_rests(&self) -> Result<Vec<(String, Rest)>, StoreError> {
+        let rows: Vec<(String, i64, String, Option<String>)> =
+            sqlx::query_as("SELECT login, until, reason, quota FROM login_rests WHERE until > ?")
+                .bind(now())
+                .fetch_all(&self.read)
+                .await?;
+        let rest = |(login, until, reason, limit): (String, i64, String, Option<String>)| {
+            let reason = RestReason::of(&reason)?;
+            Some((login, Rest { until: until / 1000, reason, limit }))
+        };
+        Ok(rows.into_iter().filter_map(rest).collect())
+    }
+
+    /// Notes how a login's windows stand. What is as it was is noted once an hour.
+    pub async fn note_quota(&self, login: &str, windows: &[QuotaWindow]) -> Result<(), StoreError> {
+        for window in windows {
+            sqlx::query(
+                "INSERT OR REPLACE INTO login_quota SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS \
+                 (SELECT 1 FROM login_quota WHERE login = ?1 AND quota = ?2 AND minutes = ?3 \
+                  AND at > ?4 - CASE WHEN used = ?5 AND resets_at IS ?6 THEN ?7 ELSE ?8 END)",
+            )
+            .bind(login)
+            .bind(&window.limit)
+            .bind(window.minutes)
+            .bind(now())
+            .bind(window.used_percent)
+            .bind(window.resets_at.map(|at| at.saturating_mul(1000)))
+            .bind(SAME_AGAIN)
+            .bind(CHANGED)
+            .execute(&self.write)
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How the windows of all logins stand, as far as they were told.
+    pub async fn login_quotas(&self) -> Result<Vec<(String, QuotaWindow)>, StoreError> {
+        let rows: Vec<(String, String, u32, u8, Option<i64>)> = sqlx::query_as(
+            "SELECT login, quota, minutes, used, resets_at FROM login_quota AS q WHERE at = \
+             (SELECT max(at) FROM login_quota \
+              WHERE login = q.login AND quota = q.quota AND minutes = q.minutes) \
+             ORDER BY login, quota, minutes",
+        )
+        .fetch_all(&self.read)
+        .await?;
+        let window = |(login, limit, minutes, used_percent, resets_at)| {
+            let resets_at = Option::<i64>::map(resets_at, |at| at / 1000);
+            (login, QuotaWindow { limit, minutes, used_percent, resets_at })
+        };
+        Ok(rows.into_iter().map(window).collect())
+    }
+
+    /// Adds a line to the audit trail.
+    pub async fn note_login(
+        &self,
+        login: &str,
+        what: &'static str,
+        detail: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO login_events (at, login, what, detail) VALUES (?, ?, ?, ?)")
+            .bind(now())
+            .bind(login)
+            .bind(what)
+            .bind(detail)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// The newest lines of the audit trail, the oldest of them first.
+    pub async fn login_trail(
+        &self,
+        login: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<LoginRecord>, StoreError> {
+        let mut lines: Vec<LoginRecord> = sqlx::query_as(
+            "SELECT at, login, what, detail FROM login_events \
+             WHERE ?1 IS NULL OR login = ?1 ORDER BY seq DESC LIMIT ?2",
+        )
+        .bind(login)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        lines.reverse();
+        Ok(lines)
+    }
+
+    /// What each login has drawn lately.
+    pub async fn login_uses(&self) -> Result<Vec<LoginUse>, StoreError> {
+        const DAY: i64 = 24 * 60 * 60 * 1000;
+        Ok(sqlx::query_as(
+            "SELECT login, sum(state = 'succeeded' AND finished_at > ?1) AS images_24h, \
+             sum(state = 'succeeded') AS images_48h, sum(finished_at > ?1) AS turns_24h \
+             FROM turns WHERE finished_at > ?2 AND login IS NOT NULL GROUP BY login",
+        )
+        .bind(now() - DAY)
+        .bind(now() - 2 * DAY)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// Removes what is older than anybody asks for.
+    pub async fn forget_old_login_history(&self) -> Result<(), StoreError> {
+        // The newest row of a window is how it stands, however old.
+        sqlx::query(
+            "DELETE FROM login_quota AS q WHERE at < ?1 AND EXISTS (SELECT 1 FROM login_quota \
+             WHERE login = q.login AND quota = q.quota AND minutes = q.minutes AND at > q.at)",
+        )
+        .bind(now() - KEPT_QUOTA)
+        .execute(&self.write)
+        .await?;
+        sqlx::query("DELETE FROM login_events WHERE at < ?")
+            .bind(now() - KEPT_EVENTS)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("x.db")).await.unwrap();
+        (dir, store)
+    }
+
+    #[tokio::test]
+    async fn a_rest_is_remembered_until_it_is_over() {
+        let (_dir, store) = store().await;
+        let soon = now() / 1000 + 100;
+        let rest = |until| Rest { until, reason: RestReason::Quota, limit: Some("x".into()) };
+        store.set_login_rest("one", Some(&rest(soon))).await.unwrap();
+        store.set_login_rest("two", Some(&rest(soon - 200))).await.unwrap();
+        store.set_login_rest("three", Some(&rest(soon))).await.unwrap();
+        store.set_login_rest("three", None).await.unwrap();
+        assert_eq!(store.login_rests().await.unwrap(), [("one".to_owned(), rest(soon))]);
+    }
+
+    #[tokio::test]
+    async fn the_newest_numbers_stand_and_are_not_noted_too_often() {
+        let (_dir, store) = store().await;
+        let window = |used_percent| QuotaWindow {
+            limit: "codex".into(),
+            minutes: 300,
+            used_percent,
+            resets_at: Some(9),
+        };
+        for used in [1, 1, 2] {
+            store.note_quota("one", &[window(used)]).await.unwrap();
+        }
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM login_quota")
+            .fetch_one(&store.read)
+            .await
+            .unwrap();
+        assert_eq!(rows, 1);
+        sqlx::query("UPDATE login_quota SET at = at - 200000").execute(&store.write).await.unwrap();
+        store.note_quota("one", &[window(1)]).await.unwrap();
+        store.note_quota("one", &[window(2)]).await.unwrap();
+        let known = store.login_quotas().await.unwrap();
+        assert_eq!(known, [("one".to_owned(), window(2))]);
+        store.forget_old_login_history().await.unwrap();
+        assert_eq!(store.login_quotas().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_trail_is_read_in_order() {
+        let (_dir, store) = store().await;
+        for n in 0..5 {
+            store.note_login(["one", "two"][n % 2], "killed", &n.to_string()).await.unwrap();
+        }
+        let trail = |lines: Vec<LoginRecord>| {
+            lines.into_iter().map(|line| line.detail).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(trail(store.login_trail(None, 3).await.unwrap()), "2 3 4");
+        assert_eq!(trail(store.login_trail(Some("two"), 9).await.unwrap()), "1 3");
+        assert_eq!(store.dispatch().await.unwrap(), Dispatch::RoundRobin);
+        store.set_dispatch(Dispatch::PrimaryFirst).await.unwrap();
+        assert_eq!(store.dispatch().await.unwrap(), Dispatch::PrimaryFirst);
+    }
+}

@@ -1,0 +1,210 @@
+//! Promise: the command line shows how each login stands and what happened to it, tests and signs
+//! in logins, and never shows or keeps a token.
+
+#![allow(clippy::unwrap_used, reason = "a broken test is a failed test")]
+
+mod support;
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Output};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{
+    Backend, HomeOptions, Lab, Service, Setup, home,
+    process::{self, command_line},
+    rows, wait_for,
+};
+
+fn login(name: &str) -> HomeOptions {
+    HomeOptions {
+        account: format!("acct-{name}-0123456789"),
+        user: format!("user-{name}"),
+        ..HomeOptions::default()
+    }
+}
+
+fn lab() -> Lab {
+    Lab::served(&[login("one"), login("two")], |setup| setup.set("CODEX_IDLE_SECONDS", "1"))
+}
+
+#[track_caller]
+fn logins(service: &Service, args: &[&str], code: i32) -> String {
+    let output: Output = service.run(&[&["logins"], args].concat());
+    let (out, words) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{words}");
+    assert!(!out.contains("eyJ") && !words.contains("eyJ"), "a token is shown");
+    out + &words
+}
+
+fn listed(service: &Service) -> Value {
+    serde_json::from_str(&logins(service, &["list", "--json"], 0)).unwrap()
+}
+
+#[test]
+fn the_list_says_how_each_login_stands() {
+    let lab = lab();
+    lab.backend.set_for("acct-two-0123456789", "mode=image-limit reset=3600");
+    for n in 0..3 {
+        lab.service.generate(&format!("kite {n}")).expect(200);
+    }
+    let rested = |list: &Value| list[1]["state"] == "resting" && !list[1]["windows"][0].is_null();
+    let list = wait_for("the ledger", || Some(listed(&lab.service)).filter(rested));
+    let (one, two) = (&list[0], &list[1]);
+    assert_eq!((&one["label"], &one["state"]), (&json!("codex"), &json!("ready")));
+    assert_eq!((&one["account"], &one["plan"]), (&json!("acct-one"), &json!("plus")));
+    assert!(one["token_expires_at"].is_string());
+    assert_eq!((&one["images_24h"], &one["images_48h"]), (&json!(3), &json!(3)));
+    assert_eq!(one["success_percent_24h"], 100);
+    let windows = one["windows"].as_array().unwrap();
+    let of = |limit: &str, minutes: u32| {
+        windows.iter().find(|w| w["limit"] == limit && w["minutes"] == minutes).unwrap()
+    };
+    assert_eq!(of("codex", 300)["used_percent"], 12);
+    assert_eq!(of("codex", 10_080)["used_percent"], 34);
+    assert_eq!(of("image_gen", 300)["used_percent"], 5);
+    assert_eq!(
+        (&two["rest"]["reason"], &two["rest"]["limit"]),
+        (&json!("quota"), &json!("image_gen"))
+    );
+    let words = logins(&lab.service, &["list"], 0);
+    for part in ["codex2: resting", "image_gen 5 h: 5 % used", "codex 7 d: 34 % used", "plan plus"]
+    {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+}
+
+#[test]
+fn a_rest_outlives_a_restart() {
+    let mut lab = lab();
+    for account in ["acct-one-0123456789", "acct-two-0123456789"] {
+        lab.backend.set_for(account, "mode=image-limit reset=3600");
+    }
+    lab.service.generate("a kite").expect(429);
+    let asked = lab.backend.image_requests().len();
+    wait_for("the ledger", || {
+        let list = listed(&lab.service);
+        (list[0]["state"] == "resting" && list[1]["state"] == "resting").then_some(())
+    });
+    lab.service.restart();
+    lab.service.generate("a kite").expect(429);
+    assert_eq!(lab.backend.image_requests().len(), asked);
+}
+
+#[test]
+fn the_audit_trail_tells_what_happened() {
+    let expired = HomeOptions { lifetime: -10, ..login("one") };
+    let lab = Lab::served(&[expired], |setup| setup);
+    lab.service.generate("a kite").expect(200);
+    lab.backend.hold_images();
+    let job = lab.service.submit("another");
+    lab.backend.wait_for_images(2);
+    for pid in lab.service.orphans() {
+        if command_line(pid).contains("app-server") {
+            process::signal(pid, Signal::KILL);
+        }
+    }
+    lab.backend.wait_for_images(3);
+    lab.backend.release_images();
+    lab.service.wait_job(&job);
+    lab.backend.set("mode=image-limit reset=3600");
+    lab.service.generate("a third").expect(429);
+    let lines = wait_for("the trail", || {
+        let lines: Value =
+            serde_json::from_str(&logins(&lab.service, &["audit", "--json"], 0)).unwrap();
+        Some(lines).filter(|lines| lines.to_string().contains("\"rests\""))
+    });
+    let said = |what: &str| {
+        let lines = lines.as_array().unwrap().iter();
+        let of: Vec<_> = lines.filter(|line| line["what"] == what).collect();
+        assert!(!of.is_empty(), "{what}: {of:?}");
+        of[0]["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(said("rotated").starts_with("refresh token "));
+    assert!(said("killed").contains("ended without being asked"));
+    assert_eq!(said("failed"), "quota_exceeded");
+    assert!(said("rests").starts_with("quota (image_gen) until "));
+    assert!(logins(&lab.service, &["audit", "codex", "--limit", "1"], 0).lines().count() == 1);
+    // Neither tokens nor prompts, in no row.
+    let auth: Value =
+        serde_json::from_slice(&fs::read(lab.service.codex_home().join("auth.json")).unwrap())
+            .unwrap();
+    for name in ["access_token", "refresh_token", "id_token"] {
+        let token = auth["tokens"][name].as_str().unwrap();
+        let part = &token[token.len() / 3..token.len() / 3 * 2];
+        assert!(rows::everything(&lab.service).iter().all(|(_, value)| !value.contains(part)));
+        assert!(!lab.service.log().contains(part));
+    }
+}
+
+#[test]
+fn a_test_asks_without_spending() {
+    let lab = lab();
+    let words = logins(&lab.service, &["test", "codex2"], 0);
+    assert!(words.contains("codex2: the session is valid, plan plus"), "{words}");
+    assert!(words.contains("image_gen 5 h: 5 % used"), "{words}");
+    assert!(lab.backend.image_requests().is_empty() && lab.backend.turns().is_empty());
+    lab.backend.set_for("acct-two-0123456789", "mode=401");
+    let words = logins(&lab.service, &["test", "codex2"], 1);
+    assert!(words.contains("login_expired"), "{words}");
+    assert!(logins(&lab.service, &["test", "other"], 1).contains("There is no login other"));
+    // While the service has it, nobody else starts a Codex there.
+    lab.backend.hold_images();
+    let job = lab.service.submit("a kite");
+    lab.backend.wait_for_images(1);
+    let words = logins(&lab.service, &["test", "codex"], 1);
+    assert!(words.contains("in use by another process"), "{words}");
+    lab.backend.release_images();
+    assert_eq!(lab.service.wait_job(&job)["status"], "succeeded");
+    lab.service.wait_for_no_orphans();
+}
+
+#[test]
+fn another_order_is_followed_at_once() {
+    let lab = lab();
+    assert_eq!(logins(&lab.service, &["dispatch"], 0), "round-robin\n");
+    assert_eq!(logins(&lab.service, &["dispatch", "primary-first"], 0), "primary-first\n");
+    logins(&lab.service, &["dispatch", "sideways"], 2);
+    wait_for("the service to follow", || {
+        lab.service.log().contains("dispatch=\"primary-first\"").then_some(())
+    });
+    for n in 0..4 {
+        lab.service.generate(&format!("kite {n}")).expect(200);
+    }
+    let second = |request: &support::backend::ImageRequest| request.account.contains("two");
+    assert!(!lab.backend.image_requests().iter().any(second));
+}
+
+#[test]
+fn signing_in_runs_codex_in_the_right_home() {
+    let backend = Backend::start();
+    let setup = Setup::served(&backend, &[login("one")]);
+    let script = setup.path("codex-script");
+    // Signs in like Codex does, and says with what it was started.
+    let text = "#!/bin/sh\nprintf '%s ' \"$@\" > \"$CODEX_HOME/args\"\nenv > \"$CODEX_HOME/env\"\n\
+                printf '{\"auth_mode\":\"chatgpt\",\"tokens\":{\"access_token\":\"x\"}}' \
+                > \"$CODEX_HOME/auth.json\"\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let new = setup.path("logins/new");
+    let homes = format!("old={}:new={}", setup.path("codex").display(), new.display());
+    let setup = setup.set("CODEX_HOMES", homes).set("OPENAI_API_KEY", "sk-planted");
+    let service = setup.set("CODEX_BIN", script).stopped();
+    let words = logins(&service, &["add", "new"], 0);
+    assert!(words.contains("The login new is signed in."), "{words}");
+    assert!(fs::read_to_string(new.join("args")).unwrap().starts_with("login --device-auth "));
+    let environment = fs::read_to_string(new.join("env")).unwrap();
+    assert!(!environment.contains("sk-planted"), "{environment}");
+    assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o700);
+    let words = logins(&service, &["add", "other"], 1);
+    assert!(words.contains("known are: old, new"), "{words}");
+    // Nobody signs in where a Codex is at work.
+    let held = fs::File::create(new.join(".codex-image-service.lock")).unwrap();
+    held.lock().unwrap();
+    assert!(logins(&service, &["add", "new"], 1).contains("in use by another process"));
+    drop(held);
+    // Signed in with an API key there is no image tool.
+    home::write_login(&new, &HomeOptions::default());
+    fs::write(new.join("auth.json"), "{\"OPENAI_API_KEY\":\"k\"}").unwrap();
+    assert_eq!(listed(&service)[1]["state"], "not_logged_in");
+}
