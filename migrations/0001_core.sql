@@ -46,6 +46,11 @@ CREATE TABLE jobs (
     created_at  INTEGER NOT NULL,
     started_at  INTEGER,
     finished_at INTEGER,
+    -- The phases of its latest attempt.
+    waiting_at  INTEGER,
+    starting_at INTEGER,
+    drawing_at  INTEGER,
+    saving_at   INTEGER,
     expires_at  INTEGER NOT NULL,
     -- When the clean-up removed the job's files.
     purged_at   INTEGER
@@ -68,6 +73,8 @@ CREATE TABLE turns (
     thread_id   TEXT,
     stdout      TEXT,
     stderr      TEXT,
+    -- The model's last words.
+    note        TEXT,
     error_code  TEXT,
     error       TEXT,
     retry_at    INTEGER,

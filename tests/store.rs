@@ -130,7 +130,7 @@ fn a_newer_schema_is_refused_and_left_untouched() {
         let output = service.run(args);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        let words = [path.to_str().unwrap(), "schema version 9999", "this program knows 1"];
+        let words = [path.to_str().unwrap(), "schema version 9999", "this program knows 2"];
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
         assert!(snapshot(&service.state_dir()) == before, "{args:?} touched it");
     }
@@ -271,7 +271,19 @@ fn the_tables_are_strict_and_their_rows_belong_together() {
     assert_eq!(database.texts(&format!("{ours} AND strict = 0")), [""; 0]);
     let mut tables = database.texts(ours);
     tables.sort();
-    assert_eq!(tables, ["api_keys", "images", "instance", "job_references", "jobs", "turns"]);
+    let expected = [
+        "api_keys",
+        "dispatch",
+        "images",
+        "instance",
+        "job_references",
+        "jobs",
+        "login_events",
+        "login_quota",
+        "login_rests",
+        "turns",
+    ];
+    assert_eq!(tables, expected);
 
     for (statement, refusal) in [
         ("UPDATE jobs SET created_at = 'yesterday'", "cannot store TEXT value in INTEGER column"),

@@ -160,7 +160,18 @@ fn a_job_is_submitted_and_polled_to_its_end() {
     assert_eq!((&job["status"], &job["error"]), (&json!("succeeded"), &Value::Null));
     assert_eq!(
         keys_of(&job),
-        ["created_at", "error", "error_code", "expires_at", "id", "images", "status"]
+        [
+            "created_at",
+            "error",
+            "error_code",
+            "expires_at",
+            "id",
+            "images",
+            "note",
+            "phase",
+            "phases",
+            "status"
+        ]
     );
     assert_eq!(job["images"][0]["expires_at"], job["expires_at"]);
     assert!(time(&job["expires_at"]) > time(&job["created_at"]));

@@ -337,8 +337,12 @@ fn broken(error: &io::Error, what: &'static str) -> Failure {
 pub(super) fn without_login(last: Option<Finished>, failure: Failure) -> Finished {
     match last {
         Some(mut finished) => {
-            if failure.code == FailureCode::QuotaExceeded {
-                finished.failure = Some(failure);
+            match &mut finished.failure {
+                // In its own words, but others may come back earlier.
+                Some(last) if last.code == failure.code => last.retry_at = failure.retry_at,
+                // Another comes back without anybody's help.
+                _ if failure.code == FailureCode::QuotaExceeded => finished.failure = Some(failure),
+                _ => {}
             }
             finished
         }

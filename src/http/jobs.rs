@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{
     App,
@@ -29,7 +29,7 @@ use crate::{
     queue::{self, Waited},
     store::{
         self,
-        jobs::{Job, JobState},
+        jobs::{Job, JobState, Phase},
         submissions::{NewJob, NewReference},
     },
 };
@@ -299,7 +299,7 @@ struct Generated<'a> {
 
 /// The members of the original, in its types, and what is new beside them.
 #[derive(Serialize)]
-struct JobBody<'a> {
+pub(super) struct JobBody<'a> {
     id: &'a str,
     status: JobState,
     images: Vec<Image>,
@@ -309,12 +309,17 @@ struct JobBody<'a> {
     retry_at: Option<String>,
     created_at: String,
     expires_at: String,
+    /// None once the job is final.
+    phase: Option<Phase>,
+    phases: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }
 
 impl<'a> JobBody<'a> {
-    fn of(app: &App, job: &'a Job) -> Self {
+    pub(super) fn of(app: &App, job: &'a Job) -> Self {
         Self {
             id: &job.id,
             status: job.state,
@@ -324,6 +329,16 @@ impl<'a> JobBody<'a> {
             retry_at: job.retry_at.map(respond::time),
             created_at: respond::time(job.created_at),
             expires_at: respond::time(job.expires_at),
+            phase: job.phases.last().filter(|_| !job.state.is_final()).map(|(phase, _)| *phase),
+            phases: job
+                .phases
+                .iter()
+                .filter_map(|(phase, at)| {
+                    let name = serde_json::to_value(phase).ok()?.as_str()?.to_owned();
+                    Some((name, respond::time(*at).into()))
+                })
+                .collect(),
+            note: job.note.as_deref(),
             missing: Missing::of(job),
         }
     }

@@ -4,6 +4,7 @@
 mod auth;
 mod body;
 mod error;
+mod events;
 mod generated;
 mod health;
 mod intake;
@@ -91,8 +92,11 @@ impl App {
 
 /// Every route, in its middleware.
 pub fn router(app: App, config: &Config) -> Router {
-    let mut router =
-        Router::new().merge(health::router()).merge(jobs::router()).merge(generated::router());
+    let mut router = Router::new()
+        .merge(health::router())
+        .merge(jobs::router())
+        .merge(events::router())
+        .merge(generated::router());
     if config.metrics {
         router = router.merge(metrics::router());
     }

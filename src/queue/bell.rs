@@ -24,9 +24,14 @@ const WAITING: usize = 1024;
 pub enum Ring {
     /// Look at the store.
     Any,
-    /// Look at this job.
+    /// Look at this job: it may have ended.
     Job(String),
+    /// This job has come to another phase.
+    Phase(String),
 }
+
+/// What stands before the id of a job that came to another phase.
+const PHASE: &str = "+";
 
 /// The end that rings.
 #[derive(Clone)]
@@ -53,8 +58,9 @@ impl Doorbell {
             }
             Self::Remote(socket, path) => {
                 let payload = match ring {
-                    Ring::Any => "",
-                    Ring::Job(id) => id,
+                    Ring::Any => String::new(),
+                    Ring::Job(id) => id.clone(),
+                    Ring::Phase(id) => format!("{PHASE}{id}"),
                 };
                 // Nobody at home or a full socket: the listener looks at the store by itself.
                 if let Err(error) = socket.send_to(payload.as_bytes(), path) {
@@ -105,7 +111,11 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
             };
             let ring = match std::str::from_utf8(&payload[..length]) {
                 Ok(id) if is_job_id(id) => Ring::Job(id.to_owned()),
-                _ => Ring::Any,
+                Ok(text) => match text.strip_prefix(PHASE).filter(|id| is_job_id(id)) {
+                    Some(id) => Ring::Phase(id.to_owned()),
+                    None => Ring::Any,
+                },
+                Err(_) => Ring::Any,
             };
             if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(ring) {
                 return;

@@ -124,6 +124,7 @@ pub(super) async fn record(
     claim: &Claim,
     position: u32,
     finished: Finished,
+    saving_at: i64,
     result: Result<NewImage, Failure>,
 ) -> TurnResult {
     let mut end = TurnEnd {
@@ -131,6 +132,8 @@ pub(super) async fn record(
         thread: finished.thread.clone().map(|thread| (thread.login, thread.thread)),
         stdout: finished.stdout,
         stderr: finished.stderr,
+        note: finished.note,
+        saving_at,
         result: result.map_err(|failure| turn_failure(&failure)),
     };
     let store = &worker.shop.store;

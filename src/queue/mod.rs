@@ -62,6 +62,24 @@ pub struct Ticket {
     job: String,
 }
 
+/// Sees when there may be news of a job.
+pub struct Watch {
+    waiter: Waiter,
+    closing: CancellationToken,
+}
+
+impl Watch {
+    /// Resolves when it is time to look at the job; false when nobody may wait any longer.
+    pub async fn news(&self) -> bool {
+        tokio::select! {
+            () = self.waiter.woken() => true,
+            // A bell may be lost.
+            () = tokio::time::sleep(LOOK_AGAIN) => true,
+            () = self.closing.cancelled() => false,
+        }
+    }
+}
+
 /// How waiting for a job ended.
 #[derive(Debug)]
 pub enum Waited {
@@ -89,7 +107,8 @@ impl Queue {
         tokio::spawn(async move {
             while let Some(ring) = finished.recv().await {
                 match ring {
-                    Ring::Job(id) => awake.wake(&id),
+                    Ring::Job(id) => awake.wake(&id, true),
+                    Ring::Phase(id) => awake.wake(&id, false),
                     Ring::Any => awake.wake_all(),
                 }
             }
@@ -122,7 +141,7 @@ impl Queue {
     /// Accepts a job that somebody is going to wait for.
     pub async fn submit_to_wait(&self, job: NewJob) -> Result<Ticket, Refused> {
         // Listening begins before the job exists: its end cannot be missed.
-        let ticket = Ticket { waiter: self.waiters.listen(&job.id), job: job.id.clone() };
+        let ticket = Ticket { waiter: self.waiters.listen(&job.id, false), job: job.id.clone() };
         self.submit(job).await?;
         Ok(ticket)
     }
@@ -155,12 +174,18 @@ impl Queue {
         }
     }
 
+    /// Begins to watch a job's phases and its end.
+    #[must_use]
+    pub fn watch(&self, job: &str) -> Watch {
+        Watch { waiter: self.waiters.listen(job, true), closing: self.closing.clone() }
+    }
+
     /// Cancels a caller's job; false when it is final already or none of the caller's.
     pub async fn cancel(&self, caller: &str, id: &str) -> Result<bool, StoreError> {
         let cancelled = self.store.cancel_job(caller, id).await?;
         if cancelled {
             self.worker_bell.ring(&Ring::Job(id.to_owned()));
-            self.waiters.wake(id);
+            self.waiters.wake(id, true);
         }
         Ok(cancelled)
     }

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     codex::{Failure, FailureCode, Finished, ThreadRef},
-    store::claims::{Claim, OpenTurn},
+    store::{
+        claims::{Claim, OpenTurn},
+        now,
+    },
 };
 
 /// How often a job is begun at most; an attempt counts when it is claimed.
@@ -45,7 +48,7 @@ pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
             Found::Settled(result) => result,
             Found::Nothing(_) if claim.attempts < MAX_ATTEMPTS => TurnResult::Stopped,
             Found::Nothing(left) => {
-                finish::record(worker, claim, open.position, *left, Err(interrupted())).await
+                finish::record(worker, claim, open.position, *left, now(), Err(interrupted())).await
             }
         });
     }
@@ -55,14 +58,14 @@ pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
 /// Looks for the picture of one turn and takes it.
 pub(super) async fn turn(worker: &Worker, job: &Job, open: &OpenTurn) -> Found {
     let finished = look(worker, job, open).await;
-    let (claim, position) = (&job.claim, open.position);
+    let (claim, position, found_at) = (&job.claim, open.position, now());
     match finish::accept(worker, claim, position, &finished).await {
-        Accepted::Picture(image) => {
-            Found::Settled(finish::record(worker, claim, position, finished, Ok(image)).await)
-        }
-        Accepted::GivenUp(failure) => {
-            Found::Settled(finish::record(worker, claim, position, finished, Err(failure)).await)
-        }
+        Accepted::Picture(image) => Found::Settled(
+            finish::record(worker, claim, position, finished, found_at, Ok(image)).await,
+        ),
+        Accepted::GivenUp(failure) => Found::Settled(
+            finish::record(worker, claim, position, finished, found_at, Err(failure)).await,
+        ),
         Accepted::Unknown => Found::Settled(TurnResult::HandsOff),
         // What the interrupted run reported is not final: it may just have been killed.
         Accepted::Nothing(_) => {

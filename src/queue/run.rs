@@ -13,6 +13,7 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bell::Ring,
     finish::{self, Accepted, TurnResult},
     recover,
     worker::{Worker, log_store_error},
@@ -22,6 +23,7 @@ use crate::{
     store::{
         StoreError,
         claims::{Claim, OpenTurn},
+        now,
     },
 };
 
@@ -45,6 +47,7 @@ pub(super) async fn job(
         pictures = job.open.len(),
         "job begins"
     );
+    worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
     let mut first_slot = Some(slot);
     let mut running = JoinSet::new();
     for index in 0..job.open.len() {
@@ -148,16 +151,23 @@ async fn draw(
     let begun = Instant::now();
     let sink = |step: Step| -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Step::Thread(thread) = step else { return };
-            let stored =
-                worker.shop.store.set_thread(claim, position, &thread.login, &thread.thread).await;
+            let store = &worker.shop.store;
+            let stored = match &step {
+                Step::Thread(thread) => {
+                    store.set_thread(claim, position, &thread.login, &thread.thread).await
+                }
+                Step::Drawing => store.note_drawing(claim).await,
+            };
             if let Err(error) = stored {
                 log_store_error(claim, &error);
+            } else if step == Step::Drawing {
+                worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
             }
         })
     };
     let finished = worker.shop.engine.draw(&turn, &sink, cancelled.clone()).await;
     (worker.shop.on_turn)(begun.elapsed());
+    let saving_at = now();
     let result: Result<_, Failure> = match finish::accept(worker, claim, position, &finished).await
     {
         Accepted::Picture(image) => Ok(image),
@@ -179,7 +189,7 @@ async fn draw(
             return TurnResult::Stopped;
         }
     };
-    finish::record(worker, claim, position, finished, result).await
+    finish::record(worker, claim, position, finished, saving_at, result).await
 }
 
 /// When a quota that is used up starts anew, if the job's caller is still there by then.

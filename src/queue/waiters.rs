@@ -11,7 +11,13 @@ use tokio::sync::Notify;
 /// Everybody who waits in this process.
 #[derive(Default)]
 pub(super) struct Waiters {
-    by_job: Mutex<HashMap<String, Arc<Notify>>>,
+    by_job: Mutex<HashMap<String, Vec<Listening>>>,
+}
+
+struct Listening {
+    notify: Arc<Notify>,
+    /// Whether phases are of interest, or only the end.
+    phases: bool,
 }
 
 /// One who waits; dropping it ends the waiting.
@@ -22,35 +28,38 @@ pub(super) struct Waiter {
 }
 
 impl Waiters {
-    /// Begins to listen for a job. Each job has one waiter: ids are chosen by the submission.
-    pub(super) fn listen(self: &Arc<Self>, job: &str) -> Waiter {
+    /// Begins to listen for a job's end and, if wanted, for its phases.
+    pub(super) fn listen(self: &Arc<Self>, job: &str, phases: bool) -> Waiter {
         let notify = Arc::new(Notify::new());
-        self.lock().insert(job.to_owned(), Arc::clone(&notify));
+        let listening = Listening { notify: Arc::clone(&notify), phases };
+        self.lock().entry(job.to_owned()).or_default().push(listening);
         Waiter { waiters: Arc::clone(self), job: job.to_owned(), notify }
     }
 
-    /// Wakes who waits for this job.
-    pub(super) fn wake(&self, job: &str) {
-        if let Some(notify) = self.lock().get(job) {
-            notify.notify_one();
+    /// Wakes who waits for this job, at its end or at a phase.
+    pub(super) fn wake(&self, job: &str, ended: bool) {
+        for waiter in self.lock().get(job).into_iter().flatten() {
+            if ended || waiter.phases {
+                waiter.notify.notify_one();
+            }
         }
     }
 
     /// Wakes everybody.
     pub(super) fn wake_all(&self) {
-        for notify in self.lock().values() {
-            notify.notify_one();
+        for waiter in self.lock().values().flatten() {
+            waiter.notify.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Listening>>> {
         // The map is whole at every point where a panic could happen.
         self.by_job.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiter {
-    /// Resolves when the job may have become final since the last call.
+    /// Resolves when there may be news of the job since the last call.
     pub(super) async fn woken(&self) {
         self.notify.notified().await;
     }
@@ -58,6 +67,12 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.waiters.lock().remove(&self.job);
+        let mut jobs = self.waiters.lock();
+        if let Some(waiters) = jobs.get_mut(&self.job) {
+            waiters.retain(|waiter| !Arc::ptr_eq(&waiter.notify, &self.notify));
+            if waiters.is_empty() {
+                jobs.remove(&self.job);
+            }
+        }
     }
 }

@@ -112,7 +112,7 @@ pub async fn work(
         while let Some(ring) = bell.recv().await {
             match ring {
                 Ring::Any => listener.more.notify_one(),
-                Ring::Job(id) => listener.recheck(&id).await,
+                Ring::Job(id) | Ring::Phase(id) => listener.recheck(&id).await,
             }
         }
     });
@@ -274,7 +274,10 @@ impl Worker {
     /// False when the claim is void.
     pub(super) async fn postpone(self: &Arc<Self>, claim: &Claim, until: i64) -> bool {
         match self.shop.store.postpone(claim, until).await {
-            Ok(true) => tracing::info!(job = claim.id, until, "job waits for the quota"),
+            Ok(true) => {
+                tracing::info!(job = claim.id, until, "job waits for the quota");
+                self.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+            }
             Ok(false) => return false,
             Err(error) => log_store_error(claim, &error),
         }

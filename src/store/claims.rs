@@ -48,6 +48,8 @@ macro_rules! claim_columns {
 const CLAIM: &str = concat!(
     "UPDATE jobs SET state = 'running', lease_owner = ?1, lease_until = ?2, \
      generation = generation + 1, attempts = attempts + 1, not_before = NULL, \
+     waiting_at = coalesce(waiting_at, created_at), starting_at = ?3, drawing_at = NULL, \
+     saving_at = NULL, \
      started_at = coalesce(started_at, ?3) \
      WHERE seq = (SELECT seq FROM jobs WHERE state = 'queued' \
      AND (not_before IS NULL OR not_before <= ?3) ORDER BY seq LIMIT 1) RETURNING ",
@@ -135,11 +137,13 @@ impl Store {
     /// Puts a claimed job back into the queue, in its old place. False when the claim is void.
     pub async fn give_back(&self, claim: &Claim) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE jobs SET state = 'queued', lease_owner = NULL, lease_until = NULL \
-             WHERE id = ? AND generation = ? AND state = 'running'",
+            "UPDATE jobs SET state = 'queued', lease_owner = NULL, lease_until = NULL, \
+             waiting_at = ?3, starting_at = NULL, drawing_at = NULL \
+             WHERE id = ?1 AND generation = ?2 AND state = 'running'",
         )
         .bind(&claim.id)
         .bind(claim.generation)
+        .bind(now())
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)
@@ -150,15 +154,31 @@ impl Store {
     pub async fn postpone(&self, claim: &Claim, until: i64) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE jobs SET state = 'queued', lease_owner = NULL, lease_until = NULL, \
-             attempts = attempts - 1, not_before = ?3 \
+             attempts = attempts - 1, not_before = ?3, \
+             waiting_at = ?4, starting_at = NULL, drawing_at = NULL \
              WHERE id = ?1 AND generation = ?2 AND state = 'running'",
         )
         .bind(&claim.id)
         .bind(claim.generation)
         .bind(until)
+        .bind(now())
         .execute(&self.write)
         .await?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Notes that a picture of the job was asked for.
+    pub async fn note_drawing(&self, claim: &Claim) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE jobs SET drawing_at = ?3 \
+             WHERE id = ?1 AND generation = ?2 AND state = 'running' AND drawing_at IS NULL",
+        )
+        .bind(&claim.id)
+        .bind(claim.generation)
+        .bind(now())
+        .execute(&self.write)
+        .await?;
+        Ok(())
     }
 
     /// Is the claim still good?

@@ -44,6 +44,20 @@ impl JobState {
     }
 }
 
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// In the queue, also for a quota to come back.
+    Waiting,
+    /// A worker has it; a login and Codex are got ready.
+    Starting,
+    /// The picture was asked for.
+    Drawing,
+    /// The picture is there and is verified and stored.
+    Saving,
+}
+
 /// A failed turn of a job that asked for several pictures.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct TurnError {
@@ -72,6 +86,10 @@ pub struct Job {
     pub retry_at: Option<i64>,
     /// When it was accepted.
     pub created_at: i64,
+    /// The phases of its latest attempt that it has come to, in their order, with their times.
+    pub phases: Vec<(Phase, i64)>,
+    /// The model's last words about the (first) picture; hostile.
+    pub note: Option<String>,
     /// When its files go.
     pub expires_at: i64,
     /// File names of its pictures, by position; empty unless it succeeded.
@@ -85,7 +103,9 @@ pub struct Job {
 macro_rules! job_columns {
     () => {
         "j.seq, j.id, j.state, j.count, j.error_code, j.error, j.retry_at, \
-         j.created_at, j.expires_at, \
+         j.created_at, j.expires_at, j.waiting_at, j.starting_at, j.drawing_at, j.saving_at, \
+         CASE WHEN j.state IN ('succeeded', 'failed') THEN (SELECT note FROM turns \
+           WHERE job_id = j.id AND note IS NOT NULL ORDER BY position LIMIT 1) END AS note, \
          CASE WHEN j.state = 'succeeded' THEN (SELECT json_group_array(file) FROM \
            (SELECT file FROM images WHERE job_id = j.id ORDER BY position)) END AS files, \
          CASE WHEN j.count > 1 AND j.state IN ('succeeded', 'failed') THEN \
@@ -111,14 +131,26 @@ impl FromRow<'_, SqliteRow> for Job {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
         let files: Option<&str> = row.try_get("files")?;
         let errors: Option<&str> = row.try_get("errors")?;
+        let created_at: i64 = row.try_get("created_at")?;
+        let waiting_at: Option<i64> = row.try_get("waiting_at")?;
+        let mut phases = vec![(Phase::Waiting, waiting_at.unwrap_or(created_at))];
+        for (phase, column) in [
+            (Phase::Starting, "starting_at"),
+            (Phase::Drawing, "drawing_at"),
+            (Phase::Saving, "saving_at"),
+        ] {
+            phases.extend(row.try_get::<Option<i64>, _>(column)?.map(|at| (phase, at)));
+        }
         Ok(Self {
+            phases,
+            note: row.try_get("note")?,
             id: row.try_get("id")?,
             state: row.try_get("state")?,
             count: row.try_get("count")?,
             error_code: row.try_get("error_code")?,
             error: row.try_get("error")?,
             retry_at: row.try_get("retry_at")?,
-            created_at: row.try_get("created_at")?,
+            created_at,
             expires_at: row.try_get("expires_at")?,
             files: from_json(files)?,
             errors: from_json(errors)?,

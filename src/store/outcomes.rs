@@ -43,6 +43,10 @@ pub struct TurnEnd {
     pub stdout: String,
     /// Codex's standard error, clipped.
     pub stderr: String,
+    /// The model's last words.
+    pub note: Option<String>,
+    /// When its picture was there and began to be stored, in milliseconds.
+    pub saving_at: i64,
     /// The picture or what went wrong.
     pub result: Result<NewImage, TurnFailure>,
 }
@@ -150,7 +154,7 @@ async fn finish_turn_with(
         insert_image(&mut transaction, claim, end.position, image).await?;
     }
     close_turn(&mut transaction, claim, end).await?;
-    let state = close_job(&mut transaction, claim, expires_at).await?;
+    let state = close_job(&mut transaction, claim, end.saving_at, expires_at).await?;
     transaction.commit().await?;
     Ok(state.map_or(Recorded::Open, Recorded::Final))
 }
@@ -205,7 +209,8 @@ async fn close_turn(
     sqlx::query(
         "UPDATE turns SET state = ?3, generation = ?4, login = coalesce(?5, login), \
          thread_id = coalesce(?6, thread_id), stdout = ?7, stderr = ?8, error_code = ?9, \
-         error = ?10, retry_at = ?11, started_at = coalesce(started_at, ?12), finished_at = ?12 \
+         error = ?10, retry_at = ?11, started_at = coalesce(started_at, ?12), finished_at = ?12, \
+         note = ?13 \
          WHERE job_id = ?1 AND position = ?2",
     )
     .bind(&claim.id)
@@ -220,6 +225,7 @@ async fn close_turn(
     .bind(failure.map(|failure| failure.message.as_str()))
     .bind(failure.and_then(|failure| failure.retry_at))
     .bind(now())
+    .bind(&end.note)
     .execute(connection)
     .await?;
     Ok(())
@@ -230,6 +236,7 @@ async fn close_turn(
 async fn close_job(
     connection: &mut SqliteConnection,
     claim: &Claim,
+    saving_at: i64,
     expires_at: i64,
 ) -> sqlx::Result<Option<JobState>> {
     sqlx::query_scalar(
@@ -241,6 +248,7 @@ async fn close_job(
            error_code = CASE WHEN (SELECT yes FROM paid) THEN NULL ELSE (SELECT error_code FROM failed) END, \
            error = CASE WHEN (SELECT yes FROM paid) THEN NULL ELSE (SELECT error FROM failed) END, \
            retry_at = CASE WHEN (SELECT yes FROM paid) THEN NULL ELSE (SELECT retry_at FROM failed) END, \
+           saving_at = CASE WHEN (SELECT yes FROM paid) THEN ?5 END, \
            finished_at = ?3, expires_at = ?4, lease_owner = NULL, lease_until = NULL \
          WHERE id = ?1 AND generation = ?2 AND state = 'running' AND NOT EXISTS \
            (SELECT 1 FROM turns WHERE job_id = ?1 AND state IN ('pending', 'running')) \
@@ -250,6 +258,7 @@ async fn close_job(
     .bind(claim.generation)
     .bind(now())
     .bind(expires_at)
+    .bind(saving_at)
     .fetch_optional(connection)
     .await
 }
