@@ -6,6 +6,7 @@
 mod check_config;
 mod cleanup;
 mod demo;
+mod generate;
 mod healthcheck;
 mod keys;
 mod listen;
@@ -44,6 +45,7 @@ Exit codes: 0 done, 1 failed (a wrong setting too; standard error says which), 2
 enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
+    Generate(generate::Args),
     Keys(keys::Args),
     Logins(logins::Args),
     Cleanup(cleanup::Args),
@@ -63,6 +65,7 @@ pub fn run() -> ExitCode {
     match command {
         Command::Serve(args) => serve::run(&args, cli.config),
         Command::Demo(args) => demo::run(&args),
+        Command::Generate(args) => generate::run(args, cli.config),
         Command::Keys(args) => keys::run(args, cli.config),
         Command::Logins(args) => logins::run(args, cli.config),
         Command::Cleanup(args) => cleanup::run(&args, cli.config),

@@ -267,6 +267,11 @@ impl ApiError {
         }
     }
 
+    /// The sentence for whoever asked.
+    pub(super) fn message(&self) -> String {
+        self.answer().message
+    }
+
     fn job(&self) -> Option<&str> {
         match self {
             Self::ShuttingDown { job } => job.as_deref(),

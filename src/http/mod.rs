@@ -15,7 +15,12 @@ mod respond;
 pub mod server;
 mod trace;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -88,6 +93,29 @@ impl App {
             retention_ms: i64::try_from(config.image_retention.as_millis()).unwrap_or(i64::MAX),
         }))
     }
+}
+
+/// A request by the API's own rules, for those who draw without HTTP.
+pub(crate) struct Asked {
+    pub(crate) prompt: String,
+    pub(crate) size: String,
+    pub(crate) quality: String,
+    pub(crate) count: u32,
+    /// Names of the verified references in their folder.
+    pub(crate) references: Vec<String>,
+}
+
+/// Reads and checks a body; its references are written to `folder`. The error is a sentence.
+pub(crate) fn read_request(body: impl Read, folder: &Path) -> Result<Asked, String> {
+    let draft = intake::read(body, folder).map_err(|error| error.message())?;
+    let references = draft.references.into_iter().map(|reference| reference.file_name);
+    Ok(Asked {
+        prompt: draft.prompt,
+        size: draft.size,
+        quality: draft.quality,
+        count: draft.count,
+        references: references.collect(),
+    })
 }
 
 /// Every route, in its middleware.

@@ -125,6 +125,16 @@ impl Setup {
         self.dir.path().join(name)
     }
 
+    /// The program under test, for commands without a service.
+    pub fn program_path(&self) -> &PathBuf {
+        &self.program
+    }
+
+    /// All settings.
+    pub fn environment(&self) -> impl Iterator<Item = (&str, &OsString)> {
+        self.env.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// Starts it and waits until `/health` answers 200.
     pub fn start(self) -> Service {
         let mut service = self.stopped();

@@ -1,0 +1,201 @@
+//! Asks a running service: submits a job, follows it, fetches its pictures, and cancels it when the
+//! user does not want it any more.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use ureq::{
+    Agent, Body,
+    http::Response,
+    tls::{RootCerts, TlsConfig},
+};
+
+use super::{Code, Drawn, Failed, Progress, Request};
+
+/// Between two looks at a job.
+const LOOK: Duration = Duration::from_secs(1);
+/// For connecting, and for the start of an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// An answer in JSON is far smaller, and no picture is larger.
+const LARGEST_ANSWER: u64 = 4 * 1024 * 1024;
+const LARGEST_PICTURE: u64 = 128 * 1024 * 1024;
+/// Looks that may fail in a row: the service may just be restarted.
+const FAILED_LOOKS: u32 = 30;
+
+struct Client {
+    agent: Agent,
+    /// Without a slash at the end.
+    url: String,
+    bearer: String,
+}
+
+pub(super) fn draw(
+    url: &str,
+    key: &str,
+    request: &Request,
+    place: &Path,
+    progress: &Progress,
+) -> Result<Drawn, Failed> {
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return Err(Failed::new(format!(
+            "--server must be an http:// or https:// URL, such as http://127.0.0.1:8000, not {url:?}"
+        )));
+    }
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        // A homelab has its own authority, which the machine knows and the web does not.
+        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .user_agent(concat!("codex-image-service/", env!("CARGO_PKG_VERSION")))
+        .build();
+    let client = Arc::new(Client {
+        agent: config.into(),
+        url: url.trim_end_matches('/').to_owned(),
+        bearer: format!("Bearer {}", key.trim()),
+    });
+    let body = request.write(place)?;
+    let id = client.submit(File::open(body)?)?;
+    cancel_on_interrupt(&client, &id)?;
+    let job = client.follow(&id, progress)?;
+    let mut drawn = Drawn { pictures: Vec::new(), missing: None };
+    for (number, image) in job["images"].as_array().into_iter().flatten().enumerate() {
+        let url = image["url"].as_str().unwrap_or_default();
+        drawn.pictures.push(client.fetch(url, place, number)?);
+    }
+    if job["status"] != "succeeded" {
+        let message = job["error"].as_str().unwrap_or("The job gave no picture.");
+        let code = job["error_code"].as_str().unwrap_or_default();
+        if job["status"] == "cancelled" {
+            return Err(Failed {
+                code: Code::Interrupted,
+                message: "the job was cancelled".into(),
+            });
+        }
+        let retry_at = job["retry_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+        return Err(Failed::of(code, message, retry_at.map(jiff::Timestamp::as_second)));
+    }
+    if let Some(error) = job["errors"].as_array().and_then(|errors| errors.first()) {
+        let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
+        drawn.missing = Some(Failed::of(&text("code"), &text("message"), None));
+    }
+    Ok(drawn)
+}
+
+impl Client {
+    fn submit(&self, body: File) -> Result<String, Failed> {
+        let answer = self
+            .agent
+            .post(format!("{}/v1/images/jobs", self.url))
+            .header("authorization", &self.bearer)
+            .header("content-type", "application/json")
+            .send(body)
+            .map_err(|error| self.unreachable(&error))?;
+        let job = read(answer)?;
+        let id = job["id"].as_str().filter(|id| crate::queue::is_job_id(id));
+        id.map(str::to_owned).ok_or_else(|| {
+            Failed::new(format!("{} answers, but it is no codex-image-service", self.url))
+        })
+    }
+
+    /// Until the job is final.
+    fn follow(&self, id: &str, progress: &Progress) -> Result<Value, Failed> {
+        let mut failed = 0;
+        loop {
+            let asked = self
+                .agent
+                .get(format!("{}/v1/images/jobs/{id}", self.url))
+                .header("authorization", &self.bearer)
+                .call();
+            match asked {
+                Ok(answer) if answer.status().as_u16() < 500 => {
+                    failed = 0;
+                    let job = read(answer)?;
+                    let status = job["status"].as_str().unwrap_or_default();
+                    if !matches!(status, "queued" | "running") {
+                        return Ok(job);
+                    }
+                    progress.phase(job["phase"].as_str().unwrap_or(status));
+                }
+                Ok(answer) if failed == FAILED_LOOKS => return read(answer),
+                Err(error) if failed == FAILED_LOOKS => return Err(self.unreachable(&error)),
+                Ok(_) | Err(_) => failed += 1,
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// The picture goes to a file named by its type.
+    fn fetch(&self, url: &str, place: &Path, number: usize) -> Result<PathBuf, Failed> {
+        // The service is asked where it was found: its public address may not be reachable here.
+        let url = match url.split_once("/generated/") {
+            Some((_, file)) => format!("{}/generated/{file}", self.url),
+            None => return Err(Failed::new("the service names no picture")),
+        };
+        let answer = self.agent.get(&url).call().map_err(|error| self.unreachable(&error))?;
+        if answer.status() != 200 {
+            return Err(Failed::new(format!("the picture cannot be had: {}", answer.status())));
+        }
+        let kind = match answer.headers().get("content-type").and_then(|kind| kind.to_str().ok()) {
+            Some("image/jpeg") => "jpg",
+            Some("image/webp") => "webp",
+            _ => "png",
+        };
+        let path = place.join(format!("picture-{number}.{kind}"));
+        let mut file = File::create(&path)?;
+        let mut reader = answer.into_body().into_with_config().limit(LARGEST_PICTURE).reader();
+        io::copy(&mut reader, &mut file)?;
+        file.flush()?;
+        Ok(path)
+    }
+
+    fn cancel(&self, id: &str) {
+        let url = format!("{}/v1/images/jobs/{id}", self.url);
+        let _ = self.agent.delete(&url).header("authorization", &self.bearer).call();
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failed {
+        Failed::new(format!("{} cannot be asked: {error}; is the service running there?", self.url))
+    }
+}
+
+/// The answer's JSON, or the error that it is.
+fn read(answer: Response<Body>) -> Result<Value, Failed> {
+    let status = answer.status();
+    let retry = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    let retry_at = retry
+        .and_then(|seconds| seconds.parse::<i64>().ok())
+        .map(|seconds| jiff::Timestamp::now().as_second().saturating_add(seconds));
+    let mut text = String::new();
+    answer.into_body().into_reader().take(LARGEST_ANSWER).read_to_string(&mut text)?;
+    let body: Value = serde_json::from_str(&text).unwrap_or_default();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let message = body["error"]["message"].as_str().unwrap_or("the service gives no reason");
+    let code = body["error"]["code"].as_str().unwrap_or_default();
+    Err(Failed::of(code, &format!("{message} ({status})"), retry_at))
+}
+
+/// From now on an interrupt cancels the job and ends this process.
+fn cancel_on_interrupt(client: &Arc<Client>, id: &str) -> io::Result<()> {
+    let (client, id) = (Arc::clone(client), Mutex::new(id.to_owned()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let interrupted = runtime.block_on(async {
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+    })?;
+    thread::Builder::new().name("interrupt".into()).spawn(move || {
+        let mut interrupted = interrupted;
+        runtime.block_on(interrupted.recv());
+        // The thread that follows the job sees its end and says so.
+        client.cancel(&id.lock().unwrap_or_else(PoisonError::into_inner));
+    })?;
+    Ok(())
+}

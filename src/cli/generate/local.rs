@@ -1,0 +1,146 @@
+//! Draws by the engine of the settings, in this process and without a service.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Code, Drawn, Failed, Progress, Request};
+use crate::{
+    codex::{self, BoxFuture, Engine, Step, Turn},
+    config::Config,
+    http, images, queue,
+};
+
+/// After so long without a thread it is said that somebody else may have the login.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) fn draw(
+    config: &Config,
+    request: &Request,
+    place: &Path,
+    progress: &Progress,
+) -> Result<Drawn, Failed> {
+    let body = request.write(place)?;
+    // The service's own rules, in its own words.
+    let draft =
+        http::read_request(File::open(&body)?, &place.join("references")).map_err(Failed::new)?;
+    fs::remove_file(body)?;
+    let engine = codex::engine(config, Arc::new(|_| {}))?;
+    if let Some(problem) = engine.problems().into_iter().next() {
+        return Err(Failed::of(problem.code.as_str(), &problem.message, None));
+    }
+    let job_id = queue::new_job_id();
+    let turn = |position| Turn {
+        job_id: job_id.clone(),
+        position,
+        prompt: draft.prompt.clone(),
+        size: draft.size.clone(),
+        quality: draft.quality.clone(),
+        references: draft
+            .references
+            .iter()
+            .map(|file| place.join("references").join(file))
+            .collect(),
+        dir: place.join(format!("turn-{position}")),
+    };
+    let turns: Vec<Turn> = (0..draft.count).map(turn).collect();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let drawn = runtime.block_on(all(Arc::clone(&engine), turns, place, progress));
+    runtime.block_on(engine.close());
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    drawn
+}
+
+async fn all(
+    engine: Arc<dyn Engine>,
+    turns: Vec<Turn>,
+    place: &Path,
+    progress: &Progress,
+) -> Result<Drawn, Failed> {
+    let stop = CancellationToken::new();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let mut running = JoinSet::new();
+    for turn in turns {
+        let (engine, stop, tell) = (Arc::clone(&engine), stop.clone(), tell.clone());
+        let place = place.to_owned();
+        running.spawn(async move {
+            let sink = |step: Step| -> BoxFuture<'_, ()> {
+                let _ = tell.send(step);
+                Box::pin(std::future::ready(()))
+            };
+            let finished = engine.draw(&turn, &sink, stop).await;
+            let stem = format!("picture-{}", turn.position);
+            let candidates = finished.candidates.clone();
+            let imported = tokio::task::spawn_blocking(move || {
+                candidates.iter().find_map(|file| images::import(file, &place, &stem).ok())
+            });
+            let picture = imported.await.ok().flatten();
+            if let Some(thread) = &finished.thread {
+                let _ = engine.forget(thread).await;
+            }
+            (turn.position, picture.map(|picture| picture.file_name), finished.failure)
+        });
+    }
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    let mut ended = Vec::new();
+    let (mut stopped, mut begun) = (false, false);
+    loop {
+        tokio::select! {
+            turn = running.join_next() => match turn {
+                Some(turn) => ended.push(turn.map_err(|_| Failed::new("a task of the engine failed"))?),
+                None => break,
+            },
+            Some(news) = told.recv() => {
+                begun = true;
+                progress.phase(match news {
+                    Step::Thread(_) => "starting",
+                    Step::Drawing => "drawing",
+                });
+            }
+            () = tokio::time::sleep(PATIENCE), if !begun => {
+                let look = Arc::clone(&engine);
+                let logins = tokio::task::spawn_blocking(move || look.logins()).await;
+                if logins.is_ok_and(|logins| logins.iter().any(|login| login.busy_elsewhere)) {
+                    progress.phase(
+                        "waiting: another process uses the login (the service? --server asks it)",
+                    );
+                }
+            }
+            _ = &mut interrupted, if !stopped => {
+                stopped = true;
+                progress.phase("stopping");
+                stop.cancel();
+            }
+        }
+    }
+    if stopped {
+        return Err(Failed { code: Code::Interrupted, message: "interrupted".to_owned() });
+    }
+    ended.sort_by_key(|(position, ..)| *position);
+    let mut drawn = Drawn { pictures: Vec::new(), missing: None };
+    for (_, picture, failure) in ended {
+        match (picture, failure) {
+            (Some(name), _) => drawn.pictures.push(place.join(name)),
+            (None, Some(failure)) => {
+                let Failed { code, message } =
+                    Failed::of(failure.code.as_str(), &failure.message, failure.retry_at);
+                drawn.missing = Some(Failed { code, message });
+            }
+            (None, None) => {
+                drawn.missing = Some(Failed::new("Codex saved a file that is not a picture."));
+            }
+        }
+    }
+    match drawn.missing {
+        Some(failed) if drawn.pictures.is_empty() => Err(failed),
+        _ => Ok(drawn),
+    }
+}
