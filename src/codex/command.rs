@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use super::{Failure, FailureCode, carry, locate::Program, skills};
+use super::{Failure, FailureCode, carry, locate::Program, skills, versions::Version};
 use crate::config::Config;
 
 /// What Codex inherits from the service when the service has it, be it in its environment or in
@@ -56,7 +56,7 @@ const SETTINGS: [&str; 28] = [
     "features.unbounded_connection_retries=false",
     "features.multi_agent=false",
     "web_search=\"disabled\"",
-    // A sub-agent would save its picture under a thread of its own. 0.148 and later.
+    // A sub-agent would save its picture under a thread of its own.
     "agents.enabled=false",
     "notify=[]",
     "skills.bundled.enabled=false",
@@ -79,6 +79,8 @@ const SETTINGS: [&str; 28] = [
 /// What one run is about.
 pub(super) struct Run<'a> {
     pub(super) program: &'a Program,
+    /// Its version, as far as it says one.
+    pub(super) version: Option<Version>,
     /// The login's `CODEX_HOME`.
     pub(super) home: &'a Path,
     pub(super) model: Option<&'a str>,
@@ -114,7 +116,7 @@ pub(super) fn command(run: &Run<'_>) -> Result<Command, Failure> {
     command.args(["--json", "--skip-git-repo-check", "--color", "never", "--ephemeral"]);
     command.args(["--ignore-user-config", "--ignore-rules", "-s", "read-only", "-C"]).arg(run.cwd);
     carry::warn_of_texts(run.home);
-    settings(&mut command, run.home, run.model);
+    settings(&mut command, run.version, run.home, run.model);
     let user = value(run.environment, "HOME").map(Path::new);
     if let Some(setting) = skills::left_out(run.home, user) {
         command.arg("-c").arg(setting);
@@ -130,6 +132,8 @@ pub(super) fn command(run: &Run<'_>) -> Result<Command, Failure> {
 /// What an app-server is about.
 pub(super) struct Serve<'a> {
     pub(super) program: &'a Program,
+    /// Its version, as far as it says one.
+    pub(super) version: Option<Version>,
     /// The login's `CODEX_HOME`.
     pub(super) home: &'a Path,
     /// The one that it is given, see [`super::shadow`].
@@ -143,7 +147,7 @@ pub(super) struct Serve<'a> {
 pub(super) fn app_server(serve: &Serve<'_>) -> Command {
     let mut command = Command::new(&serve.program.path);
     command.current_dir(serve.shadow).arg("app-server");
-    settings(&mut command, serve.home, serve.model);
+    settings(&mut command, serve.version, serve.home, serve.model);
     // Else it keeps 6 to 9 MB of each thread.
     command.args(["-c", "thread_unload_delay_secs=0"]);
     if let Some(model) = serve.model {
@@ -160,9 +164,10 @@ pub(super) fn app_server(serve: &Serve<'_>) -> Command {
     command
 }
 
-/// What every Codex is told.
-fn settings(command: &mut Command, home: &Path, model: Option<&str>) {
-    for setting in SETTINGS {
+/// What every Codex is told, but for what an old one would refuse.
+fn settings(command: &mut Command, version: Option<Version>, home: &Path, model: Option<&str>) {
+    let knows = |setting: &&str| version.is_none_or(|version| version.knows(setting));
+    for setting in SETTINGS.into_iter().filter(knows) {
         command.args(["-c", setting]);
     }
     for setting in carry::overrides(home, model.is_some()) {
@@ -222,6 +227,7 @@ mod tests {
         let program = Program { path: "/opt/codex/bin/codex".into(), native };
         command(&Run {
             program: &program,
+            version: None,
             home: Path::new("/nonexistent/home"),
             model: Some("gpt-5.5"),
             environment: &ENVIRONMENT.map(|(name, value)| (name, value.into())),

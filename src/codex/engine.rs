@@ -54,11 +54,8 @@ impl CodexEngine {
         }
         match self.servers.draw(turn, sink, &stop).await {
             Ok(finished) => Ok(finished),
-            Err(Unusable) if self.choice == EngineChoice::AppServer => Err(Failure::new(
-                super::FailureCode::CodexError,
-                "Codex's app-server does not start; the service's log says more.",
-            )),
-            Err(Unusable) => {
+            Err(Unusable(why)) if self.choice == EngineChoice::AppServer => Err(why),
+            Err(Unusable(_)) => {
                 tracing::warn!("this Codex has no usable app-server; codex exec is used instead");
                 *self.without_server.lock().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
                 self.exec.run(turn, sink, stop).await

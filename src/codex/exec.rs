@@ -28,6 +28,7 @@ use super::{
     login::{Lease, Logins, Verdict},
     prompt, run, salvage, shadow,
     spawn::{self, Launch, Spawner},
+    versions::{self, Version},
 };
 use crate::config::{Config, LoginHome};
 
@@ -116,7 +117,7 @@ impl ExecEngine {
         lease: &Arc<Lease>,
         timeout: Duration,
     ) -> Result<Finished, Failure> {
-        let (launch, follower) = self.prepare(turn, lease).await?;
+        let (launch, follower, version) = self.prepare(turn, lease).await?;
         let running = self
             .spawner
             .spawn(launch)
@@ -142,7 +143,13 @@ impl ExecEngine {
         let dir = turn.dir.clone();
         let gathered =
             tokio::task::spawn_blocking(move || gather(&dir, &threads, &report, ending, unsure));
-        Ok(gathered.await.unwrap_or_else(|error| unseen(thread, &error.into())))
+        let mut finished = gathered.await.unwrap_or_else(|error| unseen(thread, &error.into()));
+        if finished.thread.is_none()
+            && let Some(refusal) = versions::refusal(version, &finished.stderr)
+        {
+            finished.failure = Some(refusal);
+        }
+        Ok(finished)
     }
 
     /// All that touches the disk before a run, off the async threads.
@@ -150,13 +157,16 @@ impl ExecEngine {
         &self,
         turn: &Turn,
         lease: &Arc<Lease>,
-    ) -> Result<(Launch, Follower), Failure> {
+    ) -> Result<(Launch, Follower, Option<Version>), Failure> {
         let (bin, model, turn) = (self.bin.clone(), self.model.clone(), turn.clone());
         let (environment, lease) = (self.environment.clone(), Arc::clone(lease));
         blocking(move || {
             // Anew: Codex may have been updated while a login was waited for.
             let program = locate::locate(&bin, command::value(&environment, "PATH"))?;
-            prepare(&program, model.as_deref(), &environment, &turn, &lease)
+            let version = versions::usable(&program, &environment)?;
+            let prepared =
+                prepare(&program, version, model.as_deref(), &environment, &turn, &lease)?;
+            Ok((prepared.0, prepared.1, version))
         })
         .await
     }
@@ -189,7 +199,8 @@ impl Engine for ExecEngine {
     }
 
     fn problems(&self) -> Vec<Failure> {
-        let codex = self.locate().err();
+        let codex = self.locate();
+        let codex = codex.and_then(|program| versions::usable(&program, &self.environment)).err();
         codex.into_iter().chain(self.logins.check().err()).collect()
     }
 
@@ -235,6 +246,7 @@ impl Engine for ExecEngine {
 
 fn prepare(
     program: &Program,
+    version: Option<Version>,
     model: Option<&str>,
     environment: &[(&'static str, OsString)],
     turn: &Turn,
@@ -246,8 +258,15 @@ fn prepare(
     DirBuilder::new().recursive(true).mode(0o700).create(&cwd).map_err(failed)?;
     let home = &lease.home().path;
     let references = &turn.references;
-    let command =
-        command::command(&Run { program, home, model, environment, cwd: &cwd, references })?;
+    let command = command::command(&Run {
+        program,
+        version,
+        home,
+        model,
+        environment,
+        cwd: &cwd,
+        references,
+    })?;
     let (events, stderr) = (dir.join(EVENTS), dir.join(STDERR));
     let launch = || {
         fs::write(dir.join(LOGIN), &lease.home().label)?;

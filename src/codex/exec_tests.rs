@@ -26,7 +26,8 @@ fn lab(script: &str, timeout: u64) -> Lab {
     let auth = r#"{"auth_mode":"chatgpt","tokens":{"access_token":"a"}}"#;
     fs::write(home.join("auth.json"), auth).unwrap();
     let bin = dir.path().join("codex");
-    fs::write(&bin, format!("#!/bin/sh\n{script}\n")).unwrap();
+    let version = r#"[ "$1" != --version ] || exit 0"#;
+    fs::write(&bin, format!("#!/bin/sh\n{version}\n{script}\n")).unwrap();
     fs::set_permissions(&bin, fs::Permissions::from_mode(0o755)).unwrap();
     let engine = ExecEngine {
         bin,

@@ -211,8 +211,8 @@ fn unexplained(ending: Ending) -> Failure {
             no_image("Codex finished without making an image.")
         }
         Ending::Exited(status) => match (status.code(), status.signal()) {
-            // Before any request: an option it does not know.
-            (Some(2), _) => error("This version of Codex is too old for the service."),
+            // Before any request: an option it does not know, which it did not name.
+            (Some(2), _) => error("This version of Codex is too old or too new for the service."),
             (Some(code), _) => error(&format!("Codex ended with status {code} and said no more.")),
             (None, signal) => {
                 error(&format!("Codex was ended by signal {}.", signal.unwrap_or_default()))

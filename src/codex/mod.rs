@@ -27,6 +27,7 @@ mod skills;
 mod spawn;
 pub mod status;
 mod sys;
+mod versions;
 
 use std::{future::Future, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 

@@ -98,14 +98,17 @@ fn image(item: &Value, decode: impl FnOnce(&str) -> Option<PathBuf>) -> ImageIte
 }
 
 /// From a line of standard error in JSON: the thread and why its image tool failed. Only there is
-/// it said whose a moderation was. Observed with 0.169.0.
+/// it said whose a moderation was. Observed with 0.147 to 0.169.
 pub(super) fn tool_error(line: &[u8]) -> Option<(String, String)> {
     // Most lines are of another kind, and parsing costs more than a look.
     memchr::memmem::find(line, b"codex.tool_result")?;
     let line: Value = serde_json::from_slice(line).ok()?;
     let fields = &line["fields"];
     let failed = fields["success"] == "false" || fields["success"] == false;
-    if fields["event.name"] != "codex.tool_result" || fields["tool_name"] != "imagegen" || !failed {
+    // The longer name is that of 0.147 and 0.148.
+    let of_images =
+        ["imagegen", "image_genimagegen"].iter().any(|name| fields["tool_name"] == *name);
+    if fields["event.name"] != "codex.tool_result" || !of_images || !failed {
         return None;
     }
     let thread = fields["conversation.id"].as_str()?;
@@ -213,8 +216,10 @@ mod tests {
                 "arguments": "{\"prompt\":\"secret\"}"}})
             .to_string()
         };
-        let found = tool_error(line("imagegen", "false").as_bytes());
-        assert_eq!(found, Some(("t1".into(), "image generation failed: x".into())));
+        for tool in ["imagegen", "image_genimagegen"] {
+            let found = tool_error(line(tool, "false").as_bytes());
+            assert_eq!(found, Some(("t1".into(), "image generation failed: x".into())));
+        }
         for other in [line("imagegen", "true"), line("exec", "false"), "codex.tool_result".into()] {
             assert_eq!(tool_error(other.as_bytes()), None);
         }

@@ -36,6 +36,7 @@ use super::{
     shadow,
     spawn::Spawner,
     status::{Account, LoginEvent, LoginNews},
+    versions::{self, Version},
 };
 use crate::config::Config;
 
@@ -74,12 +75,13 @@ enum NotStarted {
     /// Another process holds it.
     Elsewhere,
     /// This Codex has no app-server that can be talked with.
-    Unusable,
+    Unusable(Failure),
     Failed(Failure),
 }
 
-/// The Codex that is there has no app-server that can be talked with; nothing was asked of it.
-pub(super) struct Unusable;
+/// The Codex that is there has no app-server that can be talked with, and why; nothing was asked
+/// of it.
+pub(super) struct Unusable(pub(super) Failure);
 
 impl Servers {
     pub(super) fn new(
@@ -121,7 +123,7 @@ impl Servers {
         loop {
             let (index, server, under_way) = match self.server(&tried, stop).await {
                 Ok(found) => found,
-                Err(NotStarted::Unusable) if last.is_none() => return Err(Unusable),
+                Err(NotStarted::Unusable(why)) if last.is_none() => return Err(Unusable(why)),
                 Err(NotStarted::Failed(failure)) => return Ok(without_login(last, failure)),
                 Err(_) => return Ok(last.unwrap_or_default()),
             };
@@ -244,7 +246,7 @@ impl Servers {
         lease.serve();
         let servers = Arc::clone(self);
         let prepared = tokio::task::spawn_blocking(move || servers.prepare(index)).await;
-        let start = prepared
+        let (start, version) = prepared
             .unwrap_or_else(|error| Err(broken(&error.into(), "an app-server")))
             .map_err(NotStarted::Failed)?;
         let servers = Arc::clone(self);
@@ -252,25 +254,34 @@ impl Servers {
         tracing::info!(login = lease.home().label, "starting Codex's app-server");
         match Server::start(&self.spawner, start, lease, heard).await {
             Ok(server) => Ok(server),
-            Err(StartError::Unusable) => Err(NotStarted::Unusable),
+            Err(StartError::Unusable(words)) => {
+                Err(NotStarted::Unusable(versions::refusal(version, &words).unwrap_or_else(|| {
+                    Failure::new(
+                        FailureCode::CodexError,
+                        "Codex's app-server does not start; the service's log says more.",
+                    )
+                })))
+            }
             Err(StartError::Failed(failure)) => Err(NotStarted::Failed(failure)),
         }
     }
 
     /// All that touches the disk before a start.
-    fn prepare(&self, index: usize) -> Result<Start, Failure> {
+    fn prepare(&self, index: usize) -> Result<(Start, Option<Version>), Failure> {
         let program = self.locate()?;
+        let version = versions::usable(&program, &self.environment)?;
         let home = &self.logins.homes()[index].path;
         let shadow = shadow::prepare(&self.shadows, home)
             .map_err(|error| broken(&error, "the folder of an app-server cannot be made"))?;
         let command = command::app_server(&command::Serve {
             program: &program,
+            version,
             home,
             shadow: &shadow,
             model: self.model.as_deref(),
             environment: &self.environment,
         });
-        Ok(Start { command, dir: shadow, largest_file: LARGEST_FILE })
+        Ok((Start { command, dir: shadow, largest_file: LARGEST_FILE }, version))
     }
 
     fn locate(&self) -> Result<Program, Failure> {
@@ -351,11 +362,7 @@ impl Servers {
                 FailureCode::CodexError,
                 format!("The login {label} is in use by another process, the service perhaps."),
             ),
-            NotStarted::Unusable => Failure::new(
-                FailureCode::CodexError,
-                "This Codex has no app-server that can be asked.",
-            ),
-            NotStarted::Failed(failure) => failure,
+            NotStarted::Unusable(failure) | NotStarted::Failed(failure) => failure,
         })?;
         let asked = serde_json::json!({"refreshToken": refresh});
         let said = server.wire.call("account/read", asked, server::PATIENCE).await;

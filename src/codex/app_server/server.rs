@@ -52,8 +52,8 @@ pub(super) struct Start {
 
 /// Why there is no app-server.
 pub(super) enum StartError {
-    /// This Codex has none that can be talked with.
-    Unusable,
+    /// This Codex has none that can be talked with; its last words.
+    Unusable(String),
     /// It could not be tried.
     Failed(Failure),
 }
@@ -132,11 +132,11 @@ impl Server {
         }});
         let introduced = server.wire.call("initialize", info, PATIENCE).await;
         if let Err(error) = introduced {
-            let words = server.wire.errors_since(begun);
-            tracing::error!(?error, stderr = words, "Codex's app-server does not start");
             server.kill("did not start");
             server.gone().await;
-            return Err(StartError::Unusable);
+            let words = server.wire.errors_since(begun);
+            tracing::error!(?error, stderr = words, "Codex's app-server does not start");
+            return Err(StartError::Unusable(words));
         }
         let _ = server.wire.notify("initialized").await;
         server.ask_quota();
