@@ -13,7 +13,7 @@ use super::{Failure, FailureCode};
 /// The file has about 5 KB.
 const LARGEST: u64 = 1024 * 1024;
 /// Codex refreshes a token that has less than this left.
-const REFRESH_BEFORE: i64 = 300;
+pub(super) const REFRESH_BEFORE: i64 = 300;
 /// The claim that tells of the account.
 const ABOUT: &str = "https://api.openai.com/auth";
 
@@ -49,8 +49,13 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
 /// Whether Codex may just now be exchanging the refresh token, which works only once: ended in
 /// that moment, the login would be lost.
 pub(super) fn refresh_is_due(home: &Path) -> bool {
-    let expiry = claims(home).expires_at;
-    expiry.is_some_and(|exp| exp - jiff::Timestamp::now().as_second() < REFRESH_BEFORE)
+    expires_within(home, REFRESH_BEFORE)
+}
+
+/// Whether the access token expires within so many seconds, or has expired.
+pub(super) fn expires_within(home: &Path, seconds: i64) -> bool {
+    let now = jiff::Timestamp::now().as_second();
+    claims(home).expires_at.is_some_and(|at| at.saturating_sub(now) < seconds)
 }
 
 /// What the login's tokens say of it. Never a token.

@@ -128,6 +128,7 @@ impl Servers {
                 Err(_) => return Ok(last.unwrap_or_default()),
             };
             let begun = Instant::now();
+            server.renew(&self.logins.homes()[index].path, self.renew_before()).await;
             let attempt = turn::Attempt {
                 servers: self,
                 server: &server,
@@ -281,11 +282,18 @@ impl Servers {
             model: self.model.as_deref(),
             environment: &self.environment,
         });
-        Ok((Start { command, dir: shadow, largest_file: LARGEST_FILE }, version))
+        let renew_before = self.renew_before();
+        Ok((Start { command, dir: shadow, largest_file: LARGEST_FILE, renew_before }, version))
     }
 
     fn locate(&self) -> Result<Program, Failure> {
         locate::locate(&self.bin, command::value(&self.environment, "PATH"))
+    }
+
+    /// So early that no turn comes to where Codex renews a login by itself, in seconds.
+    fn renew_before(&self) -> i64 {
+        let turn = i64::try_from(self.timeout.as_secs()).unwrap_or(i64::MAX / 2);
+        auth::REFRESH_BEFORE + turn + 60
     }
 
     /// What a server says beside its turns.

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -23,7 +23,7 @@ use super::{
     wire::{CallError, Told, Wire},
 };
 use crate::codex::{
-    Failure, FailureCode,
+    Failure, FailureCode, auth,
     login::Lease,
     spawn::{Launch, Running, Spawner},
     status::QuotaWindow,
@@ -48,6 +48,8 @@ pub(super) struct Start {
     pub(super) dir: PathBuf,
     /// No file may be made larger than this.
     pub(super) largest_file: u64,
+    /// So many seconds before its token expires the login is renewed.
+    pub(super) renew_before: i64,
 }
 
 /// Why there is no app-server.
@@ -80,6 +82,8 @@ pub(super) struct Server {
     retiring: AtomicBool,
     /// Its end could not be waited for: it may still be writing.
     pub(super) lingers: AtomicBool,
+    /// One asks for a refresh at a time.
+    refreshing: tokio::sync::Mutex<()>,
     /// What is to become of it; the first word counts.
     orders: mpsc::UnboundedSender<Told>,
     closing: CancellationToken,
@@ -104,7 +108,8 @@ impl Server {
         lease: Lease,
         heard: Heard,
     ) -> Result<Arc<Self>, StartError> {
-        let Start { command, dir, largest_file } = start;
+        let Start { command, dir, largest_file, renew_before } = start;
+        let home = lease.home().path.clone();
         let launched = launch(spawner, command, &lease, largest_file).await;
         let (running, stdin, stdout, stderr) =
             launched.map_err(|error| StartError::Failed(broken(&error)))?;
@@ -119,6 +124,7 @@ impl Server {
             used: Mutex::new(Instant::now()),
             retiring: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
+            refreshing: tokio::sync::Mutex::default(),
             orders: told,
             closing: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -139,6 +145,8 @@ impl Server {
             return Err(StartError::Unusable(words));
         }
         let _ = server.wire.notify("initialized").await;
+        // Before anything that would make Codex renew it in passing.
+        server.renew(&home, renew_before).await;
         server.ask_quota();
         Ok(server)
     }
@@ -148,6 +156,29 @@ impl Server {
         self.active.fetch_add(1, Ordering::AcqRel);
         let turn = Turn(Arc::clone(self));
         (!self.retiring.load(Ordering::Acquire) && !self.closing.is_cancelled()).then_some(turn)
+    }
+
+    /// Has the login renewed when its token would expire within so many seconds. Asked for like
+    /// this, a refresh is finished before Codex ends, also when the service is killed meanwhile. One
+    /// that a turn begins by itself is cut off with the turn, and the login would be lost.
+    pub(super) async fn renew(&self, home: &Path, seconds: i64) {
+        let is_due = || {
+            let home = home.to_owned();
+            tokio::task::spawn_blocking(move || auth::expires_within(&home, seconds))
+        };
+        if !is_due().await.unwrap_or(false) {
+            return;
+        }
+        let _one = self.refreshing.lock().await;
+        // Somebody else may just have had it renewed.
+        if is_due().await.unwrap_or(false) {
+            let renew = json!({"refreshToken": true});
+            let renewed = self.wire.call("account/read", renew, PATIENCE).await;
+            if let Err(error) = renewed {
+                // A turn that needs it says what is wrong.
+                tracing::warn!(?error, "the login could not be renewed");
+            }
+        }
     }
 
     /// The number of turns under way.

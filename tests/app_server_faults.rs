@@ -1,0 +1,197 @@
+//! Promise: whatever an app-server does (garbage, endless lines, silence, requests of its own) and
+//! whenever it is killed, jobs end in a named failure or in a recovery, the login stays usable
+//! whenever the protocol allows it, and two Codexes never use one login at once.
+
+#![allow(clippy::unwrap_used, reason = "a broken test is a failed test")]
+
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+use support::{
+    Backend, HomeOptions, Lab, Service, Setup,
+    process::{self, command_line},
+    wait_for,
+};
+
+/// A service whose Codex is a script: an app-server that introduces itself and then does `then`
+/// for each line that it reads.
+fn scripted(then: &str) -> Service {
+    let backend = Backend::start();
+    let setup = Setup::served(&backend, &[HomeOptions::default()]);
+    let script = setup.path("scripted");
+    let text = format!(
+        "#!/bin/bash\n[ \"$1\" != --version ] || exec echo codex-cli 0.169.0\n\
+         read -r line; echo '{{\"id\":1,\"result\":{{}}}}'\n\
+         while read -r line; do\n{then}\ndone\n"
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    // The engine is named, so that nothing falls back to exec.
+    setup.set("CODEX_ENGINE", "app-server").set("CODEX_BIN", script).start()
+}
+
+/// Begins a thread and answers nothing more, once `then` has been done.
+fn after_the_thread(then: &str) -> String {
+    format!(
+        "id=$(sed 's/.*\"id\":\\([0-9]*\\).*/\\1/' <<< \"$line\")\n\
+         case $line in\n\
+         *thread/start*) echo \"{{\\\"id\\\":$id,\\\"result\\\":{{\\\"thread\\\":{{\\\"id\\\":\\\"01a202ac-589d-75c2-aeb3-17ff97d6019f\\\"}}}}}}\";;\n\
+         *turn/start*) {then};;\n\
+         *rateLimits*) echo \"{{\\\"id\\\":$id,\\\"result\\\":{{}}}}\";;\n\
+         esac"
+    )
+}
+
+#[track_caller]
+fn fails(service: &Service, code: &str) {
+    let reply = service.generate("a kite").expect(502);
+    assert_eq!(reply.json()["error"]["code"], code, "{reply:?}\n{}", service.log());
+    service.wait_for_no_orphans();
+}
+
+#[test]
+fn garbage_ends_in_a_named_failure() {
+    fails(
+        &scripted(&after_the_thread("while echo 'this is no message'; do :; done")),
+        "codex_error",
+    );
+}
+
+#[test]
+fn a_line_without_end_ends_in_a_named_failure() {
+    let flood = "head -c 200000000 /dev/zero | tr '\\0' 'x'";
+    fails(&scripted(&after_the_thread(flood)), "codex_error");
+}
+
+#[test]
+fn an_end_in_the_middle_is_a_named_failure() {
+    fails(&scripted(&after_the_thread("exit 0")), "codex_error");
+    fails(&scripted("exit 1"), "codex_error");
+}
+
+#[test]
+fn a_line_of_60_megabytes_is_read_and_a_picture_in_it_is_taken() {
+    // A picture that was not saved, behind a field of 60 MB that nobody knows.
+    let dir = support::temp_dir();
+    let picture = support::pictures::unique(&support::pictures::Kind::default(), "x");
+    let base64 = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(&picture)
+    };
+    let item = |unknown: &str| {
+        json!({"method": "item/completed", "params": {
+            "unknown": unknown,
+            "threadId": "01a202ac-589d-75c2-aeb3-17ff97d6019f",
+            "item": {"type": "imageGeneration", "id": "x", "status": "completed", "result": base64},
+        }})
+        .to_string()
+    };
+    let end = json!({"method": "turn/completed", "params": {
+        "threadId": "01a202ac-589d-75c2-aeb3-17ff97d6019f",
+        "turn": {"id": "t", "status": "completed", "error": null},
+    }});
+    let lines = dir.path().join("lines");
+    fs::write(&lines, format!("{}\n{end}\n", item(&"u".repeat(60_000_000)))).unwrap();
+    let then = format!("echo \"{{\\\"id\\\":$id,\\\"result\\\":{{}}}}\"; cat {}", lines.display());
+    let service = scripted(&after_the_thread(&then));
+    process::forget_peak(service.pid());
+    let reply = service.generate("a kite").expect(200);
+    let url = reply.json()["images"][0]["url"].as_str().unwrap().to_owned();
+    assert_eq!(service.picture(&url), picture);
+    // The line passed by; it was not held.
+    let peak = process::peak_kib(service.pid()).unwrap();
+    assert!(peak < 100 * 1024, "{peak} KiB");
+}
+
+#[test]
+fn what_codex_asks_for_is_refused_and_not_left_unanswered() {
+    let ask = "echo '{\"id\":\"q1\",\"method\":\"item/commandExecution/requestApproval\",\"params\":{}}'; \
+               read -r answer; echo \"$answer\" > \"$CODEX_HOME/answer\"; exit 0";
+    let service = scripted(&after_the_thread(ask));
+    fails(&service, "codex_error");
+    let base = service.state_dir().join("codex");
+    let shadow = base.join(&support::lab::names(&base)[0]);
+    let answer: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(shadow.join("answer")).unwrap()).unwrap();
+    assert_eq!(answer["id"], "q1");
+    assert!(answer["error"]["code"].is_i64() && answer.get("result").is_none(), "{answer}");
+}
+
+#[test]
+fn a_silent_backend_ends_at_the_deadline() {
+    let lab =
+        Lab::served(&[HomeOptions::default()], |setup| setup.set("CODEX_TIMEOUT_SECONDS", "3"));
+    let reply = lab.service.generate("a kite [stub mode=hang]").expect(502);
+    assert_eq!(reply.json()["error"]["code"], "timeout");
+    lab.service.generate("a kite").expect(200);
+}
+
+#[test]
+fn without_a_network_it_ends_in_bounded_time() {
+    let backend = Backend::start();
+    let setup = Setup::served(&backend, &[HomeOptions::default()]);
+    let service = setup.set("CODEX_TIMEOUT_SECONDS", "60").start();
+    drop(backend);
+    let reply = service.generate("a kite").expect(502);
+    let code = reply.json()["error"]["code"].as_str().unwrap().to_owned();
+    assert!(["codex_error", "timeout"].contains(&code.as_str()), "{code}");
+}
+
+/// Kills of the service at all moments around a refresh that takes 1.5 s: the tokens are spent at
+/// its begin and replaced at its end. Codex lives on until it is over, and nobody else uses the
+/// login before.
+#[test]
+fn kills_around_a_refresh_never_burn_the_login() {
+    const KILLS: usize = 100;
+    let expired = HomeOptions { lifetime: -10, ..HomeOptions::default() };
+    let mut lab = Lab::served(&[expired], |setup| setup.set("CODEX_WORKER_CONCURRENCY", "2"));
+    // The token endpoint's own answer is due at once again: each start refreshes.
+    lab.backend.set("oauth_latency=0.3 lifetime=60");
+    let most = Arc::new(AtomicUsize::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let watch = {
+        let (most, done, folder) = (Arc::clone(&most), Arc::clone(&done), lab.service.path(""));
+        thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                let serves = |pid: &i32| command_line(*pid).contains("bin/codex app-server");
+                let found = process::mentioning(&folder).into_iter().filter(serves).count();
+                most.fetch_max(found, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(5));
+            }
+        })
+    };
+    for round in 0..KILLS {
+        lab.service.submit(&format!("kite {round}"));
+        // From before the start of Codex to after the end of the refresh.
+        thread::sleep(Duration::from_millis(10 + (round as u64 * 37) % 700));
+        lab.service.kill9();
+        lab.service.start();
+    }
+    // Whatever the kills left, the next picture comes.
+    lab.backend.set("lifetime=864000");
+    let ended = wait_for("the login to draw again", || {
+        let job = lab.service.submit("the last kite");
+        let ended = lab.service.wait_job(&job);
+        (ended["status"] == "succeeded").then_some(ended)
+    });
+    assert_eq!(ended["images"].as_array().unwrap().len(), 1);
+    done.store(true, Ordering::Relaxed);
+    watch.join().unwrap();
+    assert_eq!(most.load(Ordering::Relaxed), 1, "two Codexes at once");
+    assert!(lab.backend.refreshes() >= KILLS / 10, "{} refreshes", lab.backend.refreshes());
+    assert_eq!(lab.backend.refused_refreshes(), 0, "a spent token was sent again");
+    process::signal(lab.service.pid(), Signal::TERM);
+    lab.service.wait_end(Duration::from_mins(1));
+}
