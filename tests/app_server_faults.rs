@@ -166,8 +166,12 @@ fn kills_around_a_refresh_never_burn_the_login() {
         thread::spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 let serves = |pid: &i32| command_line(*pid).contains("bin/codex app-server");
-                let found = process::mentioning(&folder).into_iter().filter(serves).count();
-                most.fetch_max(found, Ordering::Relaxed);
+                let found: Vec<i32> =
+                    process::mentioning(&folder).into_iter().filter(serves).collect();
+                // One that was just forked to become a helper still bears its parent's name.
+                let own =
+                    |pid: &&i32| !process::parent(**pid).is_some_and(|of| found.contains(&of));
+                most.fetch_max(found.iter().filter(own).count(), Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(5));
             }
         })

@@ -275,7 +275,7 @@ fn prepare(
         let stdin = spawn::text_input(&prompt::compose(turn)?)?;
         let lock = Arc::clone(&lease.lock);
         let largest_file = largest_in(home)? + LARGEST_GROWTH;
-        let death_signal = Signal::KILL;
+        let death_signal = Some(Signal::KILL);
         io::Result::Ok(Launch {
             command,
             stdin,

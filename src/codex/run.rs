@@ -180,7 +180,7 @@ mod tests {
             stderr: File::create(&stderr).unwrap(),
             lock: Arc::new(null()),
             largest_file: 1024,
-            death_signal: Signal::KILL,
+            death_signal: Some(Signal::KILL),
         };
         let follower = Follower::new(&events, &stderr).unwrap();
         let spawner = Spawner::new().unwrap();

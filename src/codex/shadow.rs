@@ -30,6 +30,7 @@ pub(super) fn places(base: &Path, home: &Path) -> [PathBuf; 2] {
 pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
     let shadow = path(base, home);
     DirBuilder::new().recursive(true).mode(0o700).create(&shadow)?;
+    sweep(&shadow);
     let (link, auth) = (shadow.join(AUTH), home.join(AUTH));
     match fs::symlink_metadata(&link) {
         Ok(meta) if meta.is_symlink() => {
@@ -44,6 +45,21 @@ pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
     }
     symlink(&auth, &link)?;
     Ok(shadow)
+}
+
+/// Removes what Codex logged there: up to 0.143 whole pictures, in every version who knows what.
+/// To be called under the login's lock, while no Codex runs there.
+pub(super) fn sweep(shadow: &Path) {
+    for entry in fs::read_dir(shadow).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_log = name.to_str().is_some_and(|name| {
+            name.starts_with("logs_")
+                && [".sqlite", ".sqlite-wal", ".sqlite-shm"].iter().any(|end| name.ends_with(end))
+        });
+        if is_log && let Err(error) = fs::remove_file(entry.path()) {
+            tracing::warn!(%error, "a log of Codex's cannot be removed");
+        }
+    }
 }
 
 /// A Codex has put a file in the place of the link. If it is younger than the login's own, the
@@ -84,6 +100,21 @@ mod tests {
         fs::create_dir(&home).unwrap();
         fs::write(home.join(AUTH), "old").unwrap();
         (dir, base, home)
+    }
+
+    #[test]
+    fn logs_of_the_last_time_are_removed() {
+        let (_dir, base, home) = place();
+        let shadow = prepare(&base, &home).unwrap();
+        let kept = ["auth.json", "state_5.sqlite", "logs_2.txt"];
+        for name in
+            ["logs_2.sqlite", "logs_2.sqlite-wal", "logs_3.sqlite-shm"].iter().chain(&kept[1..])
+        {
+            fs::write(shadow.join(name), "x").unwrap();
+        }
+        prepare(&base, &home).unwrap();
+        let left = fs::read_dir(&shadow).unwrap().count();
+        assert!(left == kept.len() && kept.iter().all(|name| shadow.join(name).exists()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Starts Codex such that it cannot outlive the service: in a process group of its own, with a
-//! parent-death signal, and with the login's lock in its hands, so that a Codex that does outlive
-//! the service (its kernel is slow to end it) keeps the login busy until it is gone.
+//! Starts Codex such that it does not outlive the service: in a process group of its own, with a
+//! parent-death signal (or ending by itself at the end of its standard input), and with the login's
+//! lock in its hands, so that a Codex that does outlive the service (its kernel is slow to end it,
+//! or it finishes a refresh) keeps the login busy until it is gone.
 
 use std::{
     fs::File,
@@ -32,8 +33,8 @@ pub(super) struct Launch {
     pub(super) lock: Arc<File>,
     /// No file may be made larger than this.
     pub(super) largest_file: u64,
-    /// What it gets when the service dies.
-    pub(super) death_signal: Signal,
+    /// What it gets when the service dies; none for one that ends by itself then.
+    pub(super) death_signal: Option<Signal>,
 }
 
 struct Order {

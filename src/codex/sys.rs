@@ -25,7 +25,7 @@ pub(super) fn before_exec<F>(
     command: &mut Command,
     inherited: &Arc<F>,
     largest_file: u64,
-    death_signal: Signal,
+    death_signal: Option<Signal>,
 ) where
     F: AsRawFd + Send + Sync + 'static,
 {
@@ -34,7 +34,7 @@ pub(super) fn before_exec<F>(
     let inherited = Arc::clone(inherited);
     let descriptors = limits::original_descriptor_limit();
     let hook = move || {
-        rustix::process::set_parent_process_death_signal(Some(death_signal))?;
+        rustix::process::set_parent_process_death_signal(death_signal)?;
         // The service may have died before the signal was asked for.
         if rustix::process::getppid() != Some(service) {
             return Err(Errno::SRCH.into());

@@ -10,6 +10,7 @@
 //! | 0.144 | the picture is a tool's (`images/generations`), before that part of the model's answer | what was saved counts, by whichever way |
 //! | 0.144 | a refused picture is an item `failed` and a line of the log; before that only words | `failures.rs`, `app_server/events.rs` |
 //! | 0.144 | the tool of the log is `image_genimagegen`, by 0.155 `imagegen` | `app_server/events.rs` |
+//! | 0.144 | pictures are kept out of the log database; before that each adds 1.7 × its bytes, for as long as the app-server lives | [`most_images`], `shadow.rs` |
 //! | 0.145 | `agents.enabled` is a switch; before that an error | [`Version::knows`] |
 //! | 0.148 | `failure` of an item: which limit, until when (seen) | `app_server/events.rs` |
 //! | 0.148 | `turn/completed` lists messages (seen; 0.142 does not) | they are read as they come |
@@ -41,6 +42,11 @@ use super::{Failure, FailureCode, locate::Program};
 const OLDEST: Version = Version(0, 122, 0);
 /// The newest that the service was tried with; a newer one is taken for this one.
 const NEWEST: Version = Version(0, 169, 0);
+
+/// The first that does not write every picture into its log.
+const LEAN_LOG: Version = Version(0, 144, 0);
+/// Of pictures of 3 MB so many are 550 MB of log.
+const MOST_LOGGED: u32 = 100;
 
 /// Settings that an older version refuses, and the first version that takes them.
 const SETTINGS: [(&str, Version); 1] = [
@@ -118,6 +124,11 @@ pub(super) fn refusal(version: Option<Version>, stderr: &str) -> Option<Failure>
         "{codex} refuses {what}, without which the service does not run it. The service is known \
          to work with Codex {OLDEST} to {NEWEST}."
     )))
+}
+
+/// After how many pictures an app-server is to be replaced at the latest, which empties its log.
+pub(super) fn most_images(version: Option<Version>) -> u32 {
+    if version.is_some_and(|version| version < LEAN_LOG) { MOST_LOGGED } else { u32::MAX }
 }
 
 fn unusable(message: String) -> Failure {

@@ -23,6 +23,11 @@ pub fn zombies_of(parent: i32) -> Vec<i32> {
     all().filter(is_zombie).collect()
 }
 
+/// The parent of a living process.
+pub fn parent(pid: i32) -> Option<i32> {
+    stat(pid).map(|(_, parent)| parent)
+}
+
 /// The command line, blanks between the arguments; for messages.
 pub fn command_line(pid: i32) -> String {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -282,8 +282,11 @@ impl Servers {
             model: self.model.as_deref(),
             environment: &self.environment,
         });
+        let most_images = self.limits.images.min(versions::most_images(version));
         let renew_before = self.renew_before();
-        Ok((Start { command, dir: shadow, largest_file: LARGEST_FILE, renew_before }, version))
+        let start =
+            Start { command, dir: shadow, largest_file: LARGEST_FILE, most_images, renew_before };
+        Ok((start, version))
     }
 
     fn locate(&self) -> Result<Program, Failure> {
@@ -317,7 +320,7 @@ impl Servers {
         tokio::task::spawn_blocking(move || {
             logins.look(index);
             let resident = server.resident().unwrap_or(0);
-            if images >= limits.images || resident > limits.resident {
+            if images >= server.most_images || resident > limits.resident {
                 tracing::info!(
                     images,
                     resident,

@@ -25,6 +25,7 @@ use super::{
 use crate::codex::{
     Failure, FailureCode, auth,
     login::Lease,
+    shadow,
     spawn::{Launch, Running, Spawner},
     status::QuotaWindow,
 };
@@ -50,6 +51,8 @@ pub(super) struct Start {
     pub(super) largest_file: u64,
     /// So many seconds before its token expires the login is renewed.
     pub(super) renew_before: i64,
+    /// After so many pictures another one is to take its place.
+    pub(super) most_images: u32,
 }
 
 /// Why there is no app-server.
@@ -77,6 +80,7 @@ pub(super) struct Server {
     pid: i32,
     active: AtomicUsize,
     images: AtomicU32,
+    pub(super) most_images: u32,
     used: Mutex<Instant>,
     /// No turn may begin any more.
     retiring: AtomicBool,
@@ -108,8 +112,9 @@ impl Server {
         lease: Lease,
         heard: Heard,
     ) -> Result<Arc<Self>, StartError> {
-        let Start { command, dir, largest_file, renew_before } = start;
+        let Start { command, dir, largest_file, most_images, renew_before } = start;
         let home = lease.home().path.clone();
+        let begun = Instant::now();
         let launched = launch(spawner, command, &lease, largest_file).await;
         let (running, stdin, stdout, stderr) =
             launched.map_err(|error| StartError::Failed(broken(&error)))?;
@@ -121,6 +126,7 @@ impl Server {
             pid: running.pid().as_raw_nonzero().get(),
             active: AtomicUsize::new(0),
             images: AtomicU32::new(0),
+            most_images,
             used: Mutex::new(Instant::now()),
             retiring: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
@@ -129,8 +135,7 @@ impl Server {
             closing: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
-        tokio::spawn(watch(Arc::clone(&server), running, lease, heeded, heard));
-        let begun = Instant::now();
+        tokio::spawn(watch(Arc::clone(&server), running, dir, lease, heeded, heard));
         let info = json!({"clientInfo": {
             "name": "codex-image-service",
             "title": "codex-image-service",
@@ -140,7 +145,7 @@ impl Server {
         if let Err(error) = introduced {
             server.kill("did not start");
             server.gone().await;
-            let words = server.wire.errors_since(begun);
+            let words = server.wire.last_errors_since(begun).await;
             tracing::error!(?error, stderr = words, "Codex's app-server does not start");
             return Err(StartError::Unusable(words));
         }
@@ -269,9 +274,10 @@ async fn launch(
             stderr: File::from(OwnedFd::from(stderr)),
             lock: Arc::clone(&lease.lock),
             largest_file,
-            // On this it waits for a refresh that is under way, as it does at the end of its
-            // standard input; the lock in its hands keeps others away until then.
-            death_signal: Signal::TERM,
+            // It ends at the end of its standard input, when a refresh that is under way is over. A
+            // signal would end it at once while it starts, where it refreshes, too. The lock in its
+            // hands keeps others away until then.
+            death_signal: None,
         })
         .await?;
     let our_in = pipe::Sender::from_owned_fd(our_in.into())?;
@@ -282,6 +288,7 @@ async fn launch(
 async fn watch(
     server: Arc<Server>,
     mut running: Running,
+    dir: PathBuf,
     lease: Lease,
     mut told: mpsc::UnboundedReceiver<Told>,
     heard: Heard,
@@ -331,7 +338,10 @@ async fn watch(
     }
     let killed = !has_ended(&running).await;
     let reaped = tokio::time::timeout(GRACE, running.reap()).await;
-    if !matches!(reaped, Ok(Ok(_))) {
+    if matches!(reaped, Ok(Ok(_))) {
+        // Nobody else begins there before the lease is let go.
+        let _ = tokio::task::spawn_blocking(move || shadow::sweep(&dir)).await;
+    } else {
         tracing::error!(
             ?reaped,
             login = lease.home().label,

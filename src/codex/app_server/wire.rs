@@ -41,6 +41,8 @@ const STDERR_LINES: usize = 20;
 const STDERR_CHARS: usize = 400;
 /// A longer line of standard error is cut.
 const STDERR_LINE: u64 = 256 * 1024;
+/// For how long the end of standard error is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The largest picture that is decoded here.
 const LARGEST_PICTURE: u64 = 96 * 1024 * 1024;
 /// Its name in the turn's folder.
@@ -78,6 +80,8 @@ struct Shared {
     state: Mutex<State>,
     /// Cancelled when nothing more will be said.
     closed: CancellationToken,
+    /// Cancelled at the end of standard error.
+    silent: CancellationToken,
     told: mpsc::UnboundedSender<Told>,
 }
 
@@ -111,6 +115,7 @@ impl Wire {
             next: AtomicU64::new(1),
             state: Mutex::default(),
             closed: closed.clone(),
+            silent: CancellationToken::new(),
             told,
         });
         tokio::spawn(write(stdin, waiting, Arc::clone(&shared)));
@@ -122,9 +127,10 @@ impl Wire {
             .name("codex-stdout".into())
             .spawn(move || read(&reader, &refusals, stdout, scanner))?;
         let reader = Arc::clone(&wire.shared);
-        thread::Builder::new()
-            .name("codex-stderr".into())
-            .spawn(move || read_errors(&reader, stderr))?;
+        thread::Builder::new().name("codex-stderr".into()).spawn(move || {
+            read_errors(&reader, stderr);
+            reader.silent.cancel();
+        })?;
         Ok(wire)
     }
 
@@ -190,6 +196,13 @@ impl Wire {
     /// Resolves when nothing more will be said.
     pub(super) async fn closed(&self) {
         self.shared.closed.cancelled().await;
+    }
+
+    /// The same of one that has ended, to its very end.
+    pub(super) async fn last_errors_since(&self, begin: Instant) -> String {
+        // A descendant may hold the pipe open.
+        let _ = tokio::time::timeout(LAST_WORDS, self.shared.silent.cancelled()).await;
+        self.errors_since(begin)
     }
 
     /// The last lines of standard error since then, without what is said of a known turn.

@@ -36,7 +36,9 @@ pub async fn image(shared: &Shared, call: Call) -> Answer {
     let Call { account, body, options, .. } = call;
     let prompt = body["prompt"].as_str().unwrap_or_default();
     let background = body["background"].as_str().unwrap_or_default();
-    let references = match references(&body) {
+    let images = body["images"].as_array().map_or(&[][..], Vec::as_slice);
+    let urls = images.iter().map(|image| image["image_url"].as_str().unwrap_or_default());
+    let references = match references(urls) {
         Ok(references) => references,
         Err(why) => return Ok(bad_request(why)),
     };
@@ -123,10 +125,8 @@ pub fn note_picture(shared: &Shared, number: usize, picture: &[u8]) {
 }
 
 /// The pictures of an edit, each of which must be a `data:` URL in base64.
-fn references(body: &Value) -> Result<Vec<Reference>, &'static str> {
-    let images = body["images"].as_array().map_or(&[][..], Vec::as_slice);
-    let read = images.iter().map(|image| {
-        let url = image["image_url"].as_str().ok_or("an image without image_url")?;
+pub fn references<'a>(urls: impl Iterator<Item = &'a str>) -> Result<Vec<Reference>, &'static str> {
+    let read = urls.map(|url| {
         let url = url.strip_prefix("data:").ok_or("an image that is no data: URL")?;
         let (mime, text) = url.split_once(";base64,").ok_or("an image that is not base64")?;
         let bytes = STANDARD.decode(text).map_err(|_| "an image that is not base64")?;

@@ -13,8 +13,8 @@ pub struct Turn<'a> {
     pub prompt: String,
     /// Paths that Codex names beside attached pictures.
     pub paths: Vec<String>,
-    /// How many pictures are attached.
-    pub attached: usize,
+    /// The addresses of the attached pictures.
+    pub attached: Vec<&'a str>,
     /// The items after the caller's.
     since: Vec<&'a Value>,
 }
@@ -37,7 +37,7 @@ impl<'a> Turn<'a> {
             let before_picture = parts.get(index + 1).is_some_and(is_picture);
             let after_picture = index > 0 && is_picture(&parts[index - 1]);
             if is_picture(part) {
-                turn.attached += 1;
+                turn.attached.push(part["image_url"].as_str().unwrap_or_default());
             } else if before_picture && text.starts_with("<image ") {
                 let path = text.split_once("path=\"").and_then(|(_, rest)| rest.split_once('"'));
                 turn.paths.extend(path.map(|(path, _)| path.to_owned()));
@@ -196,8 +196,8 @@ fn arguments(turn: &Turn, options: &Options, number: usize) -> Value {
     }});
     if !turn.paths.is_empty() {
         args["referenced_image_paths"] = turn.paths.iter().take(5).cloned().collect();
-    } else if turn.attached > 0 {
-        args["num_last_images_to_include"] = turn.attached.min(5).into();
+    } else if !turn.attached.is_empty() {
+        args["num_last_images_to_include"] = turn.attached.len().min(5).into();
     }
     if options.picture.alpha {
         args["transparent_background"] = true.into();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     Recorded, Shared, answers,
-    images::{charge, image, note_picture},
+    images::{charge, image, note_picture, references},
     model::{self, Turn},
     options::{Mode, Options},
 };
@@ -269,8 +269,10 @@ async fn turn(shared: &Shared, call: Call) -> Response {
         _ => {
             // The hosted dialect alone carries its pictures in the answer.
             let items = model::plan(&body, &options, || {
-                let prompt = Turn::of(&body).prompt;
-                let number = charge(shared, &options, &account, &json!({"prompt": prompt}), vec![]);
+                let Turn { prompt, attached, .. } = Turn::of(&body);
+                let references = references(attached.into_iter()).unwrap_or_default();
+                let asked = json!({"prompt": prompt});
+                let number = charge(shared, &options, &account, &asked, references);
                 let picture = pictures::unique(&options.picture, &prompt);
                 note_picture(shared, number, &picture);
                 STANDARD.encode(picture)
