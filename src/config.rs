@@ -109,6 +109,8 @@ pub struct Config {
     pub codex_recycle_images: u32,
     /// `CODEX_MAX_RSS_MB`, default 640.
     pub codex_max_rss_mb: u64,
+    /// `CODEX_KEEP_ALIVE`, default on.
+    pub codex_keep_alive: bool,
     pub generation_queue_max_size: u32,
     pub request_wait_timeout: Duration,
     pub image_retention: Duration,
@@ -164,6 +166,7 @@ impl Config {
             codex_idle: Duration::from_mins(5),
             codex_recycle_images: 500,
             codex_max_rss_mb: 640,
+            codex_keep_alive: true,
             generation_queue_max_size: 50,
             request_wait_timeout: Duration::from_mins(10),
             image_retention: 7 * DAY,
@@ -274,6 +277,7 @@ mod tests {
             codex_idle,
             codex_recycle_images,
             codex_max_rss_mb,
+            codex_keep_alive,
             generation_queue_max_size,
             request_wait_timeout,
             image_retention,
@@ -307,6 +311,7 @@ mod tests {
         assert_eq!(demo.codex_idle, codex_idle);
         assert_eq!(demo.codex_recycle_images, codex_recycle_images);
         assert_eq!(demo.codex_max_rss_mb, codex_max_rss_mb);
+        assert_eq!(demo.codex_keep_alive, codex_keep_alive);
         assert_eq!(demo.generation_queue_max_size, generation_queue_max_size);
         assert_eq!(demo.request_wait_timeout, request_wait_timeout);
         assert_eq!(demo.image_retention, image_retention);

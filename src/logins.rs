@@ -1,7 +1,11 @@
 //! Keeps what the engine tells of its logins, and hands it back after a restart. A store that fails
 //! never keeps a picture from being drawn: what could not be written is said in the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -9,13 +13,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     codex::{
         Engine, LoginObserver,
-        status::{LoginEvent, LoginNews, QuotaWindow, Rest},
+        status::{LoginEvent, LoginNews, LoginStatus, QuotaWindow, Rest, RestReason},
     },
     store::{Store, StoreError},
 };
 
 /// How often it is looked whether another order was chosen.
 const LOOK: Duration = Duration::from_secs(5);
+/// When idle logins are looked at first, and how often from then on.
+const FIRST_RENEWAL: Duration = Duration::from_mins(1);
+const RENEWALS: Duration = Duration::from_hours(1);
+/// A login is renewed when its token expires within this time, and not twice within it.
+const RENEWED_FOR: Duration = Duration::from_hours(24);
 /// How often old history is removed.
 const TIDY: Duration = Duration::from_hours(24);
 
@@ -56,6 +65,48 @@ pub async fn restore(store: &Store, engine: &dyn Engine) -> Result<(), StoreErro
     }
     engine.set_dispatch(store.dispatch().await?);
     Ok(())
+}
+
+/// Renews idle logins before their tokens expire, until `stop`: one that expires while nobody draws
+/// may be lost for good. Each at most daily.
+pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
+    let first = tokio::time::Instant::now() + FIRST_RENEWAL;
+    let mut look = tokio::time::interval_at(first, RENEWALS);
+    let mut renewed: HashMap<String, Instant> = HashMap::new();
+    while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let known = Arc::clone(&engine);
+        let Ok(logins) = tokio::task::spawn_blocking(move || known.logins()).await else {
+            continue;
+        };
+        let now = jiff::Timestamp::now().as_second();
+        for login in logins.into_iter().filter(|login| expires_soon(login, now)) {
+            if renewed.get(&login.label).is_some_and(|at| at.elapsed() < RENEWED_FOR) {
+                continue;
+            }
+            renewed.insert(login.label.clone(), Instant::now());
+            match engine.account(&login.label, true).await {
+                Ok(_) => tracing::info!(login = login.label, "idle login renewed"),
+                Err(failure) => {
+                    tracing::warn!(
+                        login = login.label,
+                        code = failure.code.as_str(),
+                        "an idle login could not be renewed: {}",
+                        failure.message
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// One that can be used, is not in use elsewhere, and expires within a day.
+fn expires_soon(login: &LoginStatus, now: i64) -> bool {
+    let soon = now + i64::try_from(RENEWED_FOR.as_secs()).unwrap_or(i64::MAX / 2);
+    let over = login.rest.as_ref().is_some_and(|rest| rest.reason == RestReason::LoginExpired);
+    login.problem.is_none()
+        && !login.busy_elsewhere
+        && !over
+        && login.expires_at.is_some_and(|at| at < soon)
 }
 
 /// Writes down what is told until `stop`, and passes on which order of logins is wanted.

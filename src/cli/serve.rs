@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{config_or_exit, fail, listen};
 use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
-    config::Config,
+    config::{Config, EngineChoice},
     http::{self, App},
     limits, logins,
     queue::{
@@ -182,6 +182,9 @@ async fn serve(
     if let (Some(engine), Some(news)) = (&engine, news) {
         logins::restore(&store, engine.as_ref()).await?;
         let (store, engine) = (store.clone(), Arc::clone(engine));
+        if config.codex_keep_alive && config.codex_engine != EngineChoice::Exec {
+            tokio::spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
+        }
         keeper = Some(tokio::spawn(logins::keep(store, engine, news, keeping.clone())));
     }
     let worker = engine.clone().map(|engine| {

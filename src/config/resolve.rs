@@ -80,6 +80,7 @@ impl Resolver {
         let codex_idle = self.number(&t::CODEX_IDLE_SECONDS);
         let codex_recycle_images = self.whole(&t::CODEX_RECYCLE_IMAGES);
         let codex_max_rss_mb = self.whole(&t::CODEX_MAX_RSS_MB);
+        let codex_keep_alive = self.take(&t::CODEX_KEEP_ALIVE, |raw, _| parse::switch(raw));
         let generation_queue_max_size = self.whole(&t::GENERATION_QUEUE_MAX_SIZE);
         let request_wait_timeout = self.number(&t::REQUEST_WAIT_TIMEOUT_SECONDS);
         let image_retention = self.number(&t::IMAGE_RETENTION_DAYS);
@@ -111,6 +112,7 @@ impl Resolver {
             codex_idle: parse::duration(codex_idle?, 1.0),
             codex_recycle_images: u32::try_from(codex_recycle_images?).ok()?,
             codex_max_rss_mb: codex_max_rss_mb?,
+            codex_keep_alive: codex_keep_alive?,
             generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
             request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
             image_retention: parse::duration(image_retention?, DAY),

@@ -203,6 +203,8 @@ settings! {
         "after so many pictures an app-server is replaced";
     CODEX_MAX_RSS_MB = Value("640"), Whole { min: 64, max: 1_048_576 },
         "an app-server with more resident memory (MiB) is replaced";
+    CODEX_KEEP_ALIVE = Value("on"), Switch,
+        "whether an idle login is renewed before its token expires, at most daily; not with exec";
     GENERATION_QUEUE_MAX_SIZE = Value("50"), Whole { min: 1, max: 100_000 },
         "jobs that may wait; those running do not count";
     REQUEST_WAIT_TIMEOUT_SECONDS = Value("600"), SECONDS,
