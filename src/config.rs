@@ -126,6 +126,10 @@ pub struct Config {
     pub max_connections: usize,
     /// `MAX_REQUEST_BODY_BYTES`, default base64 of 5 × 10 MiB + 1 MiB.
     pub max_request_body_bytes: u64,
+    /// `MAX_IMAGES_PER_REQUEST`, default 4.
+    pub max_images_per_request: u32,
+    /// `JSON_KEEPALIVE_SECONDS`, default off.
+    pub json_keepalive: Option<Duration>,
     resolved: Vec<Resolved>,
     variables: BTreeMap<String, OsString>,
 }
@@ -177,6 +181,8 @@ impl Config {
             shutdown_grace: Duration::from_secs(90),
             max_connections: 1024,
             max_request_body_bytes: 70_953_644,
+            max_images_per_request: 4,
+            json_keepalive: None,
             resolved: Vec::new(),
             variables: BTreeMap::new(),
         }
@@ -288,6 +294,8 @@ mod tests {
             shutdown_grace,
             max_connections,
             max_request_body_bytes,
+            max_images_per_request,
+            json_keepalive,
             resolved: _,
             variables: _,
         } = loaded;
@@ -322,5 +330,7 @@ mod tests {
         assert_eq!(demo.shutdown_grace, shutdown_grace);
         assert_eq!(demo.max_connections, max_connections);
         assert_eq!(demo.max_request_body_bytes, max_request_body_bytes);
+        assert_eq!(demo.max_images_per_request, max_images_per_request);
+        assert_eq!(demo.json_keepalive, json_keepalive);
     }
 }

@@ -114,7 +114,16 @@ pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: C
     let mut look = tokio::time::interval(LOOK);
     let mut tidy = tokio::time::interval(TIDY);
     let mut dispatch = store.dispatch().await.ok();
+    // What is stored may be of an earlier process.
+    let mut told = None;
     loop {
+        let rest = engine.all_rest_until();
+        if told != Some(rest) {
+            match store.set_all_rest_until(rest).await {
+                Ok(()) => told = Some(rest),
+                Err(error) => tracing::error!(%error, "the front cannot be told of the logins"),
+            }
+        }
         let kept = tokio::select! {
             event = news.0.recv() => match event {
                 Some(event) => write(&store, event).await,

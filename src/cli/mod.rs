@@ -11,6 +11,7 @@ mod healthcheck;
 mod keys;
 mod listen;
 mod logins;
+mod openapi;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -51,6 +52,7 @@ enum Command {
     Cleanup(cleanup::Args),
     CheckConfig(check_config::Args),
     Healthcheck(healthcheck::Args),
+    Openapi(openapi::Args),
 }
 
 /// Does what the command line says.
@@ -71,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Cleanup(args) => cleanup::run(&args, cli.config),
         Command::CheckConfig(args) => check_config::run(&args, cli.config),
         Command::Healthcheck(args) => healthcheck::run(args, cli.config),
+        Command::Openapi(args) => openapi::run(&args),
     }
 }
 

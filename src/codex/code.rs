@@ -26,6 +26,24 @@ impl FailureCode {
         Self::CodexError,
     ];
 
+    /// Whether nothing was asked of OpenAI that could have been paid for: the same request may be
+    /// made anew, and may then do better.
+    #[must_use]
+    pub const fn is_unpaid(self) -> bool {
+        match self {
+            Self::QuotaExceeded | Self::LoginExpired | Self::NotLoggedIn | Self::CodexMissing => {
+                true
+            }
+            Self::ModerationBlocked
+            | Self::ModelRefused
+            | Self::NoImage
+            | Self::DuplicateImage
+            | Self::Timeout
+            | Self::Interrupted
+            | Self::CodexError => false,
+        }
+    }
+
     /// The word in `snake_case`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

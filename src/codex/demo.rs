@@ -143,6 +143,8 @@ mod tests {
             prompt: "a fox".into(),
             size: "200x300".into(),
             quality: "low".into(),
+            background: "auto".into(),
+            has_mask: false,
             references: Vec::new(),
             dir: dir.join("turn"),
         }
@@ -168,7 +170,7 @@ mod tests {
         assert_eq!(finished.failure, None);
         assert_eq!(finished.thread.as_slice(), told.lock().unwrap().as_slice());
 
-        let imported = crate::images::import(&picture, dir.path(), "img_1").unwrap().picture;
+        let imported = crate::images::import(&picture, dir.path(), "img_1", None).unwrap().picture;
         assert_eq!((imported.width, imported.height), (200, 300));
         assert_eq!(engine.recover(&turn, None).await.candidates, std::slice::from_ref(&picture));
     }

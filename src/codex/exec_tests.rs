@@ -44,6 +44,8 @@ fn lab(script: &str, timeout: u64) -> Lab {
         prompt: "a kite".into(),
         size: "auto".into(),
         quality: "auto".into(),
+        background: "auto".into(),
+        has_mask: false,
         references: Vec::new(),
         dir: dir.path().join("turn"),
     };

@@ -53,8 +53,12 @@ pub struct Turn {
     pub size: String,
     /// `low`, `medium`, `high` or `auto`; travels as words.
     pub quality: String,
+    /// `auto`, `opaque` or `transparent`; travels as words.
+    pub background: String,
     /// Absolute paths of verified reference pictures, at most 5.
     pub references: Vec<PathBuf>,
+    /// The last reference is a mask for the first: Codex has no parameter for it, words say so.
+    pub has_mask: bool,
     /// A folder of this attempt's own, made by the engine: Codex's output and working directory.
     pub dir: PathBuf,
 }

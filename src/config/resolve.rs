@@ -91,6 +91,8 @@ impl Resolver {
         let shutdown_grace = self.number(&t::SHUTDOWN_GRACE_SECONDS);
         let max_connections = self.whole(&t::MAX_CONNECTIONS);
         let max_request_body_bytes = self.whole(&t::MAX_REQUEST_BODY_BYTES);
+        let max_images_per_request = self.whole(&t::MAX_IMAGES_PER_REQUEST);
+        let json_keepalive = self.number(&t::JSON_KEEPALIVE_SECONDS);
         Some(Config {
             listen: listen?,
             state_dir: state_dir?,
@@ -124,6 +126,10 @@ impl Resolver {
             shutdown_grace: parse::duration(shutdown_grace?, 1.0),
             max_connections: usize::try_from(max_connections?).ok()?,
             max_request_body_bytes: max_request_body_bytes?,
+            max_images_per_request: u32::try_from(max_images_per_request?).ok()?,
+            json_keepalive: json_keepalive.map(|seconds| {
+                Some(parse::duration(seconds, 1.0)).filter(|every| !every.is_zero())
+            })?,
             resolved: std::mem::take(&mut self.resolved),
             variables: self.layers.variables(),
         })

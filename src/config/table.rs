@@ -230,6 +230,11 @@ settings! {
     // base64 of 5 references of 10 MiB, and 1 MiB for the rest: 4 × ⌈52,428,800 / 3⌉ + 1,048,576
     MAX_REQUEST_BODY_BYTES = Value("70953644"), Whole { min: 1_024, max: 1_073_741_824 },
         "the largest request body";
+    MAX_IMAGES_PER_REQUEST = Value("4"), Whole { min: 1, max: 10 },
+        "the largest n on OpenAI's routes";
+    JSON_KEEPALIVE_SECONDS = Value("0"),
+        Number { min: 1.0, max: 3_600.0, unit: "seconds", zero: Some("off") },
+        "how often OpenAI's routes send a blank line while a picture is drawn, for impatient proxies; an error then comes with status 200";
 }
 
 #[cfg(test)]

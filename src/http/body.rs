@@ -89,7 +89,7 @@ pub(super) async fn collect(
 }
 
 /// Chunks until the end, the limit or the end of patience; nothing after an error.
-fn limited(
+pub(super) fn limited(
     body: Body,
     limit: u64,
     counted: impl Fn(u64) + Send + Sync + 'static,

@@ -5,7 +5,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::respond;
 use crate::{
@@ -23,6 +24,10 @@ pub enum ApiError {
     DisabledKey,
     /// No such route.
     NoRoute,
+    /// A route of OpenAI's that Codex cannot serve.
+    NoVariations,
+    /// No such model.
+    NoModel,
     /// No such job, or another caller's.
     NoJob,
     /// No such file, or an expired one.
@@ -40,15 +45,25 @@ pub enum ApiError {
     BodyBroken,
     /// Not JSON, or text that no JSON may hold.
     Malformed(String),
+    /// Not a form.
+    BadForm(String),
     /// A field whose value can't be accepted on any route (NUL, lone surrogates).
     BadText(&'static str),
+    /// A text that is no UTF-8.
+    NotUtf8(&'static str),
     /// A reference picture that is none.
     BadReference {
-        /// Which one, from 0.
-        index: usize,
+        /// The field.
+        param: &'static str,
+        /// The same with what tells it from its neighbours.
+        place: String,
         /// What is wrong with it.
         reason: String,
     },
+    /// An idempotency key that is empty, too long or no ASCII text.
+    BadIdempotencyKey,
+    /// An idempotency key that was sent with another request.
+    IdempotencyMismatch,
     /// A field out of its bounds.
     Invalid {
         /// The field.
@@ -93,6 +108,9 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The job that an answer is about.
 pub(super) const JOB_ID: HeaderName = HeaderName::from_static("x-job-id");
 
+/// Seconds for which OpenAI's clients wait before they repeat a request, at most.
+const LONGEST_RETRY: u64 = 60;
+
 /// Seconds after which a refused caller may try again.
 const RETRY_SOON: &str = "5";
 
@@ -109,16 +127,26 @@ impl From<Refused> for ApiError {
             Refused::QueueFull => Self::QueueFull,
             Refused::ShuttingDown => Self::ShuttingDown { job: None },
             Refused::KeyGone => Self::InvalidKey,
+            Refused::Mismatch => Self::IdempotencyMismatch,
             Refused::Store(error) => error.into(),
         }
     }
+}
+
+/// In which API's manner an error is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dress {
+    /// The native routes.
+    Native,
+    /// OpenAI's.
+    OpenAi,
 }
 
 /// Status, OpenAI's `type`, `code` and `param`, and the message.
 struct Answer {
     status: StatusCode,
     kind: &'static str,
-    code: Value,
+    code: String,
     param: Option<&'static str>,
     message: String,
 }
@@ -128,11 +156,11 @@ const SERVER: &str = "server_error";
 
 impl ApiError {
     #[allow(clippy::too_many_lines, reason = "one mapping, to be read from top to bottom")]
-    fn answer(&self) -> Answer {
+    fn answer(&self, dress: Dress) -> Answer {
         let answer = |status, kind, code: &str, message: &str| Answer {
             status,
             kind,
-            code: json!(code),
+            code: code.to_owned(),
             param: None,
             message: message.to_owned(),
         };
@@ -154,6 +182,22 @@ impl ApiError {
                 "API key is disabled",
             ),
             Self::NoRoute => answer(StatusCode::NOT_FOUND, INVALID, "not_found", "Not Found"),
+            Self::NoVariations => answer(
+                StatusCode::NOT_FOUND,
+                INVALID,
+                "not_supported",
+                "Variations are not supported; send the image to /v1/images/edits with a prompt \
+                 such as \"make a variation of this image\".",
+            ),
+            Self::NoModel => Answer {
+                param: Some("model"),
+                ..answer(
+                    StatusCode::NOT_FOUND,
+                    INVALID,
+                    "model_not_found",
+                    "There is no such model; GET /v1/models lists them.",
+                )
+            },
             // Another caller's job is not even known to be there.
             Self::NoJob => answer(StatusCode::NOT_FOUND, INVALID, "job_not_found", "Job not found"),
             Self::NoFile => answer(
@@ -192,6 +236,12 @@ impl ApiError {
                 "invalid_json",
                 &format!("The request body is not valid JSON: {what}."),
             ),
+            Self::BadForm(what) => answer(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "invalid_form",
+                &format!("The request body is not a valid multipart form: {what}."),
+            ),
             Self::BadText(param) => Answer {
                 param: Some(param),
                 ..answer(
@@ -201,20 +251,45 @@ impl ApiError {
                     &format!("'{param}' must not contain NUL characters."),
                 )
             },
-            Self::BadReference { index, reason } => Answer {
-                param: Some("reference_images_base64"),
+            Self::NotUtf8(param) => Answer {
+                param: Some(param),
+                ..answer(
+                    StatusCode::BAD_REQUEST,
+                    INVALID,
+                    "invalid_value",
+                    &format!("'{param}' is not UTF-8 text."),
+                )
+            },
+            Self::BadReference { param, place, reason } => Answer {
+                param: Some(param),
                 ..answer(
                     StatusCode::BAD_REQUEST,
                     INVALID,
                     "invalid_image",
-                    &format!("reference_images_base64[{index}]: {reason}"),
+                    &format!("{place}: {reason}"),
                 )
             },
-            // 422 is what the original's callers know for a field out of bounds.
-            Self::Invalid { param, message } => Answer {
-                param: Some(param),
-                ..answer(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "invalid_value", message)
-            },
+            Self::BadIdempotencyKey => answer(
+                StatusCode::BAD_REQUEST,
+                INVALID,
+                "invalid_idempotency_key",
+                "The header Idempotency-Key must have 1 to 255 printable ASCII characters.",
+            ),
+            Self::IdempotencyMismatch => answer(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                INVALID,
+                "idempotency_mismatch",
+                "This Idempotency-Key was sent with another request within the last 24 hours; take \
+                 a new key for a new request.",
+            ),
+            Self::Invalid { param, message } => {
+                let status = match dress {
+                    // What the original's callers know for a field out of bounds.
+                    Dress::Native => StatusCode::UNPROCESSABLE_ENTITY,
+                    Dress::OpenAi => StatusCode::BAD_REQUEST,
+                };
+                Answer { param: Some(param), ..answer(status, INVALID, "invalid_value", message) }
+            }
             Self::QueueFull => answer(
                 StatusCode::SERVICE_UNAVAILABLE,
                 SERVER,
@@ -245,7 +320,7 @@ impl ApiError {
                 "shutting_down",
                 "The service is shutting down; the job is kept and goes on when it is back",
             ),
-            Self::JobFailed(job) => failed(job),
+            Self::JobFailed(job) => failed(job, dress),
             Self::StillRunning { .. } => answer(
                 StatusCode::GATEWAY_TIMEOUT,
                 SERVER,
@@ -269,7 +344,7 @@ impl ApiError {
 
     /// The sentence for whoever asked.
     pub(super) fn message(&self) -> String {
-        self.answer().message
+        self.answer(Dress::Native).message
     }
 
     fn job(&self) -> Option<&str> {
@@ -283,17 +358,23 @@ impl ApiError {
 }
 
 /// 502 for what Codex did, 429 when it is only a matter of time.
-fn failed(job: &Job) -> Answer {
-    let code = job.error_code.as_deref().unwrap_or("codex_error");
+fn failed(job: &Job, dress: Dress) -> Answer {
+    let code = job.error_code.clone().unwrap_or_else(|| "codex_error".to_owned());
+    let declined = match dress {
+        Dress::Native => StatusCode::BAD_GATEWAY,
+        // OpenAI's own clients repeat a 5xx by themselves.
+        Dress::OpenAi => StatusCode::BAD_REQUEST,
+    };
     let (status, kind) = match code.parse() {
         Ok(FailureCode::QuotaExceeded) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
-        Ok(FailureCode::ModerationBlocked) => {
-            (StatusCode::BAD_GATEWAY, "image_generation_user_error")
+        Ok(FailureCode::ModerationBlocked) => (declined, "image_generation_user_error"),
+        Ok(FailureCode::ModelRefused) => {
+            (declined, if dress == Dress::OpenAi { "image_generation_user_error" } else { SERVER })
         }
         _ => (StatusCode::BAD_GATEWAY, SERVER),
     };
     let message = job.error.clone().unwrap_or_else(|| "Image generation failed".to_owned());
-    Answer { status, kind, code: json!(code), param: None, message }
+    Answer { status, kind, code, param: None, message }
 }
 
 /// Would the same request, sent again, end the same way?
@@ -318,35 +399,84 @@ fn is_hopeless(code: &str) -> bool {
     }
 }
 
+/// OpenAI's envelope of an error, and what older callers look for.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    /// OpenAI's.
+    pub(super) error: ErrorObject,
+    /// The message once more: where callers of the Python service look for it.
+    detail: String,
+    /// The job, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// Where the job, which goes on, is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_url: Option<String>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct ErrorObject {
+    message: String,
+    /// `invalid_request_error`, `permission_error`, `rate_limit_error`, `image_generation_user_error`
+    /// or `server_error`.
+    #[serde(rename = "type")]
+    #[schema(example = "invalid_request_error")]
+    kind: &'static str,
+    /// The field that is wrong.
+    param: Option<&'static str>,
+    #[schema(example = "invalid_value")]
+    code: String,
+}
+
+/// An error in OpenAI's dress: where its API answers otherwise than the native one.
+pub(super) struct OpenAiError(ApiError);
+
+impl From<ApiError> for OpenAiError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for OpenAiError {
+    fn into_response(self) -> Response {
+        self.0.respond(Dress::OpenAi)
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let answer = self.answer();
-        let mut body = Map::new();
-        body.insert(
-            "error".to_owned(),
-            json!({
-                "message": answer.message,
-                "type": answer.kind,
-                "param": answer.param,
-                "code": answer.code,
-            }),
-        );
-        // Where the original's callers look for the message.
-        body.insert("detail".to_owned(), json!(answer.message));
-        if let Some(job) = self.job() {
-            body.insert("id".to_owned(), json!(job));
-            if !matches!(self, Self::JobFailed(_)) {
-                body.insert("status_url".to_owned(), json!(respond::job_path(job)));
-            }
-        }
-        let mut response = respond::json(answer.status, &Value::Object(body));
-        self.add_headers(&mut response);
-        response
+        self.respond(Dress::Native)
     }
 }
 
 impl ApiError {
-    fn add_headers(&self, response: &mut Response<Body>) {
+    /// The body of the answer.
+    pub(super) fn envelope(&self, dress: Dress) -> ErrorBody {
+        self.envelope_of(self.answer(dress))
+    }
+
+    fn envelope_of(&self, answer: Answer) -> ErrorBody {
+        let Answer { message, kind, param, code, .. } = answer;
+        let job = self.job();
+        let goes_on = job.filter(|_| !matches!(self, Self::JobFailed(_)));
+        ErrorBody {
+            detail: message.clone(),
+            id: job.map(str::to_owned),
+            status_url: goes_on.map(respond::job_path),
+            error: ErrorObject { message, kind, param, code },
+        }
+    }
+
+    fn respond(&self, dress: Dress) -> Response {
+        let answer = self.answer(dress);
+        let status = answer.status;
+        let mut response = respond::json(status, &self.envelope_of(answer));
+        self.add_headers(dress, &mut response);
+        response
+    }
+
+    fn add_headers(&self, dress: Dress, response: &mut Response<Body>) {
         let headers = response.headers_mut();
         match self {
             Self::MissingKey | Self::InvalidKey => {
@@ -355,12 +485,13 @@ impl ApiError {
             Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
-            Self::QuotaExhausted { retry_at } => {
-                headers.insert(header::RETRY_AFTER, respond::seconds_until(*retry_at).into());
-            }
+            Self::QuotaExhausted { retry_at } => add_retry_after(headers, *retry_at),
             Self::ShuttingDown { job: Some(job) } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
                 add_status(headers, job);
+                if dress == Dress::Native {
+                    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
             }
             Self::JobFailed(job) => {
                 // Somebody cancelled it on purpose: no client shall pay for it after all.
@@ -368,11 +499,17 @@ impl ApiError {
                 if cancelled || is_hopeless(job.error_code.as_deref().unwrap_or_default()) {
                     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
                 }
-                if let Some(seconds) = job.retry_at.map(respond::seconds_until) {
-                    headers.insert(header::RETRY_AFTER, seconds.into());
+                if let Some(retry_at) = job.retry_at {
+                    add_retry_after(headers, retry_at);
                 }
             }
-            Self::StillRunning { job } => add_status(headers, job),
+            Self::StillRunning { job } => {
+                add_status(headers, job);
+                if dress == Dress::Native {
+                    // A client that does not say that it repeats would make, and pay, another.
+                    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
+            }
             _ => {}
         }
         if let Some(job) = self.job() {
@@ -381,9 +518,17 @@ impl ApiError {
     }
 }
 
-/// Where the job that goes on is asked for. Repeating the request instead would make, and pay,
-/// the picture twice.
+/// Where the job that goes on is asked for.
 fn add_status(headers: &mut HeaderMap, job: &str) {
     respond::set(headers, header::LOCATION, &respond::job_path(job));
-    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+}
+
+/// When trying again makes sense. Clients that repeat by themselves do so within a minute, whatever
+/// a longer `Retry-After` says: a limit of that length is not worth their while.
+fn add_retry_after(headers: &mut HeaderMap, retry_at: i64) {
+    let seconds = respond::seconds_until(retry_at);
+    headers.insert(header::RETRY_AFTER, seconds.into());
+    if seconds > LONGEST_RETRY {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
 }

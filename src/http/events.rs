@@ -3,22 +3,21 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    Router,
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
-    routing::get,
 };
 use futures_util::stream;
 use serde_json::json;
 use tokio::time::Instant;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, auth,
-    error::{ApiError, JOB_ID},
+    error::{ApiError, ErrorBody, JOB_ID},
     jobs::JobBody,
-    respond,
+    openapi, respond,
 };
 use crate::{
     queue::Watch,
@@ -32,10 +31,29 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RESULT: &str = "result";
 
 /// `/v1/images/jobs/{id}/events`.
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/v1/images/jobs/{id}/events", get(events))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(events))
 }
 
+/// Follow a job.
+///
+/// Server-sent events: `phase` as the job comes to one, and `result` at its end, with what polling
+/// answers then.
+#[utoipa::path(
+    get,
+    path = "/v1/images/jobs/{id}/events",
+    tag = "Native",
+    params(
+        ("id" = String, Path, description = "The job's id."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen."),
+    ),
+    responses(
+        (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The result was seen."),
+        (status = 404, description = "`job_not_found`.", body = ErrorBody),
+        openapi::Caller,
+    ),
+)]
 async fn events(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,

@@ -6,25 +6,48 @@ use std::{
 };
 
 use axum::{
-    Router,
     body::Body,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use axum_extra::headers::{
     ETag, HeaderMapExt, IfModifiedSince, IfNoneMatch, IfRange, LastModified, Range,
 };
 
-use super::{App, error::ApiError, respond};
+use super::{
+    App,
+    error::{ApiError, ErrorBody},
+    respond,
+};
 use crate::images::{self, FileBody};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// `/generated/{file}`, for GET and HEAD.
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/generated/{file}", get(serve))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(serve))
 }
 
+/// A picture. No key: the name is unguessable.
+#[utoipa::path(
+    method(get, head),
+    path = "/generated/{file}",
+    tag = "Native",
+    security(()),
+    params(("file" = String, Path, description = "As in an answer's `url`.")),
+    responses(
+        (status = 200, description = "The picture.", content(
+            (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
+        )),
+        (status = 206, description = "The range of it that was asked for.", content(
+            (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
+        )),
+        (status = 304, description = "It is as it was."),
+        (status = 404, description = "`file_not_found`, also when it expired.", body = ErrorBody),
+        (status = 416, description = "Not a range of it."),
+        (status = 500, description = "`internal_error`.", body = ErrorBody),
+    ),
+)]
 async fn serve(
     State(app): State<App>,
     name: Result<Path<String>, PathRejection>,

@@ -2,19 +2,18 @@
 
 use std::{
     fs::File,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
-    Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, respond};
 use crate::images;
@@ -24,48 +23,92 @@ use crate::images;
 const LOOK_HOLDS: Duration = Duration::from_secs(1);
 
 /// The last look, and when it was.
-type LastLook = Arc<Mutex<Option<(Instant, Vec<Value>)>>>;
+pub(super) type LastLook = Mutex<Option<(Instant, Vec<Problem>)>>;
 
-/// `/health`, `/ready` and `/`.
-pub(super) fn router() -> Router<App> {
-    let last = LastLook::default();
-    Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(async move |State(app): State<App>| ready(&app, &last).await))
-        .route("/", get(to_the_pages))
+/// Something that stands in the way of pictures.
+#[derive(Clone, Serialize, ToSchema)]
+pub(super) struct Problem {
+    #[schema(example = "not_logged_in")]
+    code: String,
+    message: String,
 }
 
+/// Whether a job sent now would be drawn.
+#[derive(Serialize, ToSchema)]
+struct Readiness<'a> {
+    /// `ready` or `not ready`.
+    #[schema(example = "ready")]
+    status: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    problems: &'a [Problem],
+}
+
+/// That the process is alive.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documents what is written as it stands")]
+struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: String,
+}
+
+/// `/health`, `/ready` and `/`.
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(ready))
+        .routes(routes!(to_the_pages))
+}
+
+/// Is the process alive?
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "Service",
+    security(()),
+    responses((status = 200, description = "It is.", body = Health)),
+)]
 async fn health() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#).into_response()
 }
 
-/// 200 when a job sent now would be drawn; else 503 with a list of what is wrong.
-async fn ready(app: &App, last: &LastLook) -> Response {
+/// Would a job sent now be drawn?
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "Service",
+    security(()),
+    responses(
+        (status = 200, description = "It would.", body = Readiness),
+        (status = 503, description = "It would not: what is wrong.", body = Readiness),
+    ),
+)]
+async fn ready(State(app): State<App>) -> Response {
     let mut problems = Vec::new();
     if app.queue.is_draining() {
         problems.push(problem("shutting_down", "The service is shutting down."));
     }
     // Those who ask meanwhile wait for this look instead of taking their own.
-    let mut last = last.lock().await;
+    let mut last = app.last_look.lock().await;
     let found = match last.take().filter(|(at, _)| at.elapsed() < LOOK_HOLDS) {
         Some(look) => last.insert(look),
-        None => last.insert((Instant::now(), look(app).await)),
+        None => last.insert((Instant::now(), look(&app).await)),
     };
     problems.extend_from_slice(&found.1);
     drop(last);
     if problems.is_empty() {
-        respond::json(StatusCode::OK, &json!({"status": "ready"}))
+        respond::json(StatusCode::OK, &Readiness { status: "ready", problems: &[] })
     } else {
-        let body = json!({"status": "not ready", "problems": problems});
+        let body = Readiness { status: "not ready", problems: &problems };
         respond::json(StatusCode::SERVICE_UNAVAILABLE, &body)
     }
 }
 
-fn problem(code: &str, message: &str) -> Value {
-    json!({"code": code, "message": message})
+fn problem(code: &str, message: &str) -> Problem {
+    Problem { code: code.to_owned(), message: message.to_owned() }
 }
 
-async fn look(app: &App) -> Vec<Value> {
+async fn look(app: &App) -> Vec<Problem> {
     let mut problems = Vec::new();
     if !app.store.answers().await {
         problems.push(problem("store", "The database does not answer."));
@@ -104,6 +147,14 @@ async fn worker_is_there(app: &App) -> bool {
     .is_ok_and(|held| held.unwrap_or(false))
 }
 
+/// To the admin pages.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "Service",
+    security(()),
+    responses((status = 303, description = "`Location` is the admin pages.")),
+)]
 async fn to_the_pages(State(app): State<App>) -> Response {
     let target = format!("{}/admin", app.admin_url_prefix);
     let mut response = StatusCode::SEE_OTHER.into_response();

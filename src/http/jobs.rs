@@ -1,42 +1,37 @@
 //! The native API's jobs: generate and wait, submit, poll, list, cancel.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use axum::{
-    Router,
-    body::Body,
     extract::{
         DefaultBodyLimit, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
-    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App,
+    accept::{self, Admission, SMALL_BODY},
     auth::{self, Authorized},
     body,
-    error::{ApiError, JOB_ID},
-    intake::{self, Draft},
-    respond,
+    error::{ApiError, ErrorBody, JOB_ID},
+    intake::{Draft, native},
+    openapi, respond,
     trace::RequestNotes,
 };
 use crate::{
     queue::{self, Waited},
     store::{
-        self,
         jobs::{Job, JobState, Phase},
-        submissions::{NewJob, NewReference},
+        submissions::NewJob,
     },
 };
-
-/// Bodies that declare themselves at most this long and hold no picture are read in memory: a
-/// thread of their own would cost more than they do.
-const SMALL_BODY: u64 = 16 * 1024;
 
 /// Seconds until a submitted job is worth asking for.
 const POLL_AFTER: &str = "3";
@@ -46,60 +41,70 @@ const PAGE: u32 = 20;
 const MAX_PAGE: u32 = 100;
 
 /// Everything under `/v1/images` that is not OpenAI's.
-pub(super) fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/images/generate", post(generate))
-        .route("/v1/images/jobs", post(submit).get(list))
-        .route("/v1/images/jobs/{id}", get(poll).delete(cancel))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(generate))
+        .routes(routes!(submit, list))
+        .routes(routes!(poll, cancel))
         // Ours counts while it streams, and comes after the key.
         .layer(DefaultBodyLimit::disable())
 }
 
+/// Make pictures and wait for them.
+#[utoipa::path(
+    post,
+    path = "/v1/images/generate",
+    tag = "Native",
+    params(openapi::RepeatHeaders),
+    request_body = openapi::NativeRequest,
+    responses(
+        (status = 200, description = "The pictures.", body = Generated),
+        (status = 400, description = "No JSON, or a reference that is no picture.", body = ErrorBody),
+        (status = 422, description = "`invalid_value`: a field is out of its bounds; or `idempotency_mismatch`.", body = ErrorBody),
+        openapi::Caller,
+        openapi::Sending,
+        openapi::Waiting,
+    ),
+)]
 async fn generate(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let job = accept(&app, &caller.id, request).await?;
-    let (id, folder) = (job.id.clone(), app.references_dir.join(&job.id));
-    let ticket = match app.queue.submit_to_wait(job).await {
-        Ok(ticket) => ticket,
-        Err(refused) => return Err(refuse(refused, folder).await),
-    };
-    app.metrics.job_accepted();
-    let waited = app.queue.wait(&ticket, app.patience).await.unwrap_or_else(|error| {
-        // The job is accepted and goes on; a 500 would make clients ask, and pay, again.
-        tracing::error!(job = id, %error, "the store failed while a caller waited");
-        Waited::Patience
-    });
-    match waited {
+    let job = accept_native(&app, &caller.id, "generate", request).await?;
+    let ticket = accept::enter_to_wait(&app, job).await?;
+    match accept::wait(&app, &ticket).await {
         Waited::Final(job) if job.state == JobState::Succeeded => Ok(generated(&app, &job)),
-        Waited::Final(job) => Err(ended_without_picture(job)),
-        Waited::Patience => Err(ApiError::StillRunning { job: id }),
-        Waited::ShuttingDown => Err(ApiError::ShuttingDown { job: Some(id) }),
+        Waited::Final(job) => Err(accept::ended_without_picture(job)),
+        Waited::Patience => Err(ApiError::StillRunning { job: ticket.job().to_owned() }),
+        Waited::ShuttingDown => Err(ApiError::ShuttingDown { job: Some(ticket.job().to_owned()) }),
     }
 }
 
-fn ended_without_picture(mut job: Box<Job>) -> ApiError {
-    if job.error.is_none() {
-        job.error = Some(format!("The job is {}.", job.state.as_str()));
-        job.error_code = Some(job.state.as_str().to_owned());
-    }
-    ApiError::JobFailed(job)
-}
-
+/// Submit a job and come back for its pictures.
+#[utoipa::path(
+    post,
+    path = "/v1/images/jobs",
+    tag = "Native",
+    params(openapi::RepeatHeaders),
+    request_body = openapi::NativeRequest,
+    responses(
+        (status = 202, description = "It is accepted, and durable. `Location` is where to poll.", body = Submitted),
+        (status = 400, description = "No JSON, or a reference that is no picture.", body = ErrorBody),
+        (status = 422, description = "`invalid_value`: a field is out of its bounds; or `idempotency_mismatch`.", body = ErrorBody),
+        openapi::Caller,
+        openapi::Sending,
+    ),
+)]
 async fn submit(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let job = accept(&app, &caller.id, request).await?;
-    let (id, folder) = (job.id.clone(), app.references_dir.join(&job.id));
-    if let Err(refused) = app.queue.submit(job).await {
-        return Err(refuse(refused, folder).await);
-    }
-    app.metrics.job_accepted();
-    let mut response = respond::json(StatusCode::ACCEPTED, &json!({"id": id, "status": "queued"}));
+    let job = accept_native(&app, &caller.id, "jobs", request).await?;
+    let id = accept::enter(&app, job).await?;
+    let mut response =
+        respond::json(StatusCode::ACCEPTED, &Submitted { id: &id, status: "queued" });
     let headers = response.headers_mut();
     respond::set(headers, header::LOCATION, &respond::job_path(&id));
     headers.insert(header::RETRY_AFTER, HeaderValue::from_static(POLL_AFTER));
@@ -107,90 +112,54 @@ async fn submit(
     Ok(response)
 }
 
-/// Reads and checks a body; its references lie on the disk when this returns.
-async fn accept(app: &App, caller: &str, request: Request) -> Result<NewJob, ApiError> {
-    if app.queue.is_draining() {
-        return Err(ApiError::ShuttingDown { job: None });
-    }
-    let (parts, body) = request.into_parts();
-    let length = body::declared_length(&parts.headers, app.max_body)?;
-    // Nobody should send 50 MB to learn that the queue is full.
-    if length.is_none_or(|length| length > SMALL_BODY) && !app.queue.has_room().await? {
-        return Err(ApiError::QueueFull);
-    }
-    if let Some(back) = app.engine.as_ref().and_then(|engine| engine.all_rest_until()) {
-        let retry_at = back.saturating_mul(1000);
-        let patience = i64::try_from(app.patience.as_millis()).unwrap_or(i64::MAX);
-        if retry_at > store::now().saturating_add(patience) {
-            return Err(ApiError::QuotaExhausted { retry_at });
-        }
-    }
+async fn accept_native(
+    app: &App,
+    caller: &str,
+    route: &str,
+    request: Request,
+) -> Result<NewJob, ApiError> {
+    let admission = Admission::of(app, request.headers()).await?;
     let id = queue::new_job_id();
     let folder = app.references_dir.join(&id);
-    let draft = read_draft(app, length, body, folder).await?;
-    let references = draft
-        .references
-        .into_iter()
-        .map(|reference| NewReference {
-            file: reference.file_name,
-            media_type: reference.picture.format.media_type().to_owned(),
-            bytes: reference.picture.bytes,
-            width: reference.picture.width,
-            height: reference.picture.height,
-            sha256: reference.picture.sha256_hex(),
-        })
-        .collect();
-    Ok(NewJob {
-        id,
-        api_key_id: caller.to_owned(),
-        prompt: draft.prompt,
-        size: draft.size,
-        quality: draft.quality,
-        count: draft.count,
-        expires_at: store::now().saturating_add(app.retention_ms),
-        references,
-    })
+    let draft = read_native(app, request, &admission, folder).await?;
+    let hash = draft.hash(route, &[]);
+    Ok(accept::new_job(app, caller, id, draft, admission.joining(hash)))
 }
 
-async fn read_draft(
+async fn read_native(
     app: &App,
-    length: Option<u64>,
-    body: Body,
+    request: Request,
+    admission: &Admission,
     folder: PathBuf,
 ) -> Result<Draft, ApiError> {
-    let metrics = Arc::clone(&app.metrics);
-    let counted = move |bytes| metrics.body_read(bytes);
-    if length.is_some_and(|length| length <= SMALL_BODY) {
-        let bytes = body::collect(body, SMALL_BODY, counted).await?;
+    let body = request.into_body();
+    if let Some(length) = admission.length.filter(|length| *length <= SMALL_BODY) {
+        let bytes = body::collect(body, length, app.counted()).await?;
         // A picture, however small, is written to the disk: not on this thread. Its field's name
         // may be written with escapes.
         let may_refer = bytes.windows(9).any(|window| window == b"reference")
             || bytes.windows(2).any(|window| window == b"\\u");
         if !may_refer {
-            return intake::read(bytes.as_slice(), &folder);
+            return native::read(bytes.as_slice(), &folder);
         }
-        return on_blocking_thread(move || intake::read(bytes.as_slice(), &folder)).await;
+        return accept::on_blocking_thread(move || native::read(bytes.as_slice(), &folder)).await;
     }
-    let Ok(_upload) = app.uploads.try_acquire() else { return Err(ApiError::Busy) };
-    let reader = body::blocking_reader(body, length.unwrap_or(app.max_body), counted);
-    on_blocking_thread(move || intake::read(reader, &folder)).await
+    let (_upload, reader) = admission.reader(app, body)?;
+    accept::on_blocking_thread(move || native::read(reader, &folder)).await
 }
 
-async fn on_blocking_thread(
-    read: impl FnOnce() -> Result<Draft, ApiError> + Send + 'static,
-) -> Result<Draft, ApiError> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| {
-        tracing::error!("reading a body panicked");
-        Err(ApiError::Internal)
-    })
-}
-
-/// A job that was not accepted leaves nothing behind.
-async fn refuse(refused: queue::Refused, folder: PathBuf) -> ApiError {
-    let _ = tokio::fs::remove_dir_all(folder).await;
-    refused.into()
-}
-
+/// Where does a job stand?
+#[utoipa::path(
+    get,
+    path = "/v1/images/jobs/{id}",
+    tag = "Native",
+    params(("id" = String, Path, description = "The job's id.")),
+    responses(
+        (status = 200, description = "The job.", body = JobBody),
+        (status = 404, description = "`job_not_found`: none of this key.", body = ErrorBody),
+        openapi::Caller,
+    ),
+)]
 async fn poll(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
@@ -204,6 +173,19 @@ async fn poll(
     Ok(job_answer(&app, &job.ok_or(ApiError::NoJob)?))
 }
 
+/// Cancel a job; the picture in the making is stopped.
+#[utoipa::path(
+    delete,
+    path = "/v1/images/jobs/{id}",
+    tag = "Native",
+    params(("id" = String, Path, description = "The job's id.")),
+    responses(
+        (status = 200, description = "It is cancelled.", body = JobBody),
+        (status = 404, description = "`job_not_found`: none of this key.", body = ErrorBody),
+        (status = 409, description = "`job_is_final`: it ended before.", body = ErrorBody),
+        openapi::Caller,
+    ),
+)]
 async fn cancel(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
@@ -226,12 +208,29 @@ async fn cancel(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Jobs on a page.
+    #[param(value_type = u32, minimum = 1, maximum = 100, default = 20, required = false, nullable = false)]
     limit: Option<String>,
+    /// The `next_cursor` of the page before.
+    #[param(pattern = "^c[0-7][0-9a-f]{0,15}$", nullable = false)]
     cursor: Option<String>,
 }
 
+/// The caller's own jobs, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/images/jobs",
+    tag = "Native",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "A page of them.", body = JobList),
+        (status = 422, description = "`invalid_value`.", body = ErrorBody),
+        openapi::Caller,
+    ),
+)]
 async fn list(
     State(app): State<App>,
     Authorized(caller): Authorized,
@@ -253,11 +252,11 @@ async fn list(
     };
     let (jobs, next) = app.store.callers_jobs(&caller.id, before, limit).await?;
     let data: Vec<JobBody> = jobs.iter().map(|job| JobBody::of(&app, job)).collect();
-    let body = json!({
-        "data": data,
-        "has_more": next.is_some(),
-        "next_cursor": next.map(|seq| format!("c{seq:x}")),
-    });
+    let body = JobList {
+        data,
+        has_more: next.is_some(),
+        next_cursor: next.map(|seq| format!("c{seq:x}")),
+    };
     Ok(respond::json(StatusCode::OK, &body))
 }
 
@@ -286,10 +285,30 @@ fn job_answer(app: &App, job: &Job) -> Response {
     response
 }
 
+/// A job that was accepted.
+#[derive(Serialize, ToSchema)]
+struct Submitted<'a> {
+    #[schema(example = "img_0123456789abcdef0123456789abcdef")]
+    id: &'a str,
+    /// Always `queued`.
+    #[schema(example = "queued")]
+    status: &'static str,
+}
+
+/// A page of jobs.
+#[derive(Serialize, ToSchema)]
+struct JobList<'a> {
+    data: Vec<JobBody<'a>>,
+    has_more: bool,
+    next_cursor: Option<String>,
+}
+
 /// A synchronous caller's answer.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Generated<'a> {
     id: &'a str,
+    /// `queued`, `running`, `succeeded`, `failed`, `cancelled` or `expired`.
+    #[schema(value_type = String, example = "succeeded")]
     status: JobState,
     images: Vec<Image>,
     created_at: String,
@@ -297,10 +316,12 @@ struct Generated<'a> {
     missing: Option<Missing<'a>>,
 }
 
-/// The members of the original, in its types, and what is new beside them.
-#[derive(Serialize)]
+/// A job: the members of the original, in its types, and what is new beside them.
+#[derive(Serialize, ToSchema)]
 pub(super) struct JobBody<'a> {
     id: &'a str,
+    /// `queued`, `running`, `succeeded`, `failed`, `cancelled` or `expired`.
+    #[schema(value_type = String, example = "succeeded")]
     status: JobState,
     images: Vec<Image>,
     error: Option<&'a str>,
@@ -309,8 +330,11 @@ pub(super) struct JobBody<'a> {
     retry_at: Option<String>,
     created_at: String,
     expires_at: String,
-    /// None once the job is final.
+    /// `waiting`, `starting`, `drawing` or `saving`; null once the job is final.
+    #[schema(value_type = Option<String>, example = "drawing")]
     phase: Option<Phase>,
+    /// The time of each phase that was reached.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
     phases: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'a str>,
@@ -344,20 +368,21 @@ impl<'a> JobBody<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = JobImage)]
 struct Image {
     url: String,
     expires_at: String,
 }
 
 /// What a job of several pictures lacks.
-#[derive(Serialize)]
-struct Missing<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Missing<'a> {
     missing: usize,
     errors: Vec<MissingImage<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct MissingImage<'a> {
     index: u32,
     code: &'a str,
@@ -365,7 +390,7 @@ struct MissingImage<'a> {
 }
 
 impl<'a> Missing<'a> {
-    fn of(job: &'a Job) -> Option<Self> {
+    pub(super) fn of(job: &'a Job) -> Option<Self> {
         let errors: Vec<_> = job
             .errors
             .iter()

@@ -1,21 +1,32 @@
 //! `/metrics` in Prometheus' form, when the setting is on: for loopback, or with a key.
 
 use axum::{
-    Extension, Router,
+    Extension,
     extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, auth, error::ApiError, server::Peer};
+use super::{App, auth, error::ApiError, openapi, server::Peer};
 use crate::telemetry::Metrics;
 
 /// `/metrics`; the router knows it only when the setting is on.
-pub(super) fn router() -> Router<App> {
-    Router::new().route("/metrics", get(metrics))
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(metrics))
 }
 
+/// Counts and times in Prometheus' form; only with `METRICS=on`.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "Service",
+    security((), ("key" = [])),
+    responses(
+        (status = 200, description = "From loopback without a key.", body = String, content_type = "application/openmetrics-text"),
+        openapi::Caller,
+    ),
+)]
 async fn metrics(
     State(app): State<App>,
     Extension(peer): Extension<Peer>,

@@ -1,6 +1,7 @@
 //! The wire: one file a resource, each with its own `router()`. The key comes before any body;
 //! every error passes the one mapping in `error.rs`.
 
+mod accept;
 mod auth;
 mod body;
 mod error;
@@ -8,12 +9,17 @@ mod events;
 mod generated;
 mod health;
 mod intake;
+#[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
 mod jobs;
 mod key_uses;
 mod metrics;
+mod openai;
+#[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
+pub mod openapi;
 mod respond;
 pub mod server;
 mod trace;
+mod usage;
 
 use std::{
     io::Read,
@@ -24,10 +30,11 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method},
 };
 use tokio::sync::Semaphore;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::{codex::Engine, config::Config, queue::Queue, store::Store, telemetry::Metrics};
 use error::ApiError;
@@ -64,6 +71,11 @@ pub struct Inner {
     max_body: u64,
     patience: Duration,
     retention_ms: i64,
+    /// Pictures of one request of OpenAI's routes, at most.
+    max_images: u32,
+    /// See `JSON_KEEPALIVE_SECONDS`.
+    json_keepalive: Option<Duration>,
+    last_look: health::LastLook,
 }
 
 impl App {
@@ -91,7 +103,18 @@ impl App {
             max_body: config.max_request_body_bytes,
             patience: config.request_wait_timeout,
             retention_ms: i64::try_from(config.image_retention.as_millis()).unwrap_or(i64::MAX),
+            max_images: config.max_images_per_request,
+            json_keepalive: config.json_keepalive,
+            last_look: health::LastLook::default(),
         }))
+    }
+}
+
+impl Inner {
+    /// Counts what is read of bodies.
+    fn counted(&self) -> impl Fn(u64) + Send + Sync + use<> {
+        let metrics = Arc::clone(&self.metrics);
+        move |bytes| metrics.body_read(bytes)
     }
 }
 
@@ -107,7 +130,7 @@ pub(crate) struct Asked {
 
 /// Reads and checks a body; its references are written to `folder`. The error is a sentence.
 pub(crate) fn read_request(body: impl Read, folder: &Path) -> Result<Asked, String> {
-    let draft = intake::read(body, folder).map_err(|error| error.message())?;
+    let draft = intake::native::read(body, folder).map_err(|error| error.message())?;
     let references = draft.references.into_iter().map(|reference| reference.file_name);
     Ok(Asked {
         prompt: draft.prompt,
@@ -118,17 +141,28 @@ pub(crate) fn read_request(body: impl Read, folder: &Path) -> Result<Asked, Stri
     })
 }
 
-/// Every route, in its middleware.
-pub fn router(app: App, config: &Config) -> Router {
-    let mut router = Router::new()
+/// Every route, with what it says of itself.
+fn routes(metrics: bool) -> OpenApiRouter<App> {
+    let mut router = openapi::documented()
         .merge(health::router())
         .merge(jobs::router())
         .merge(events::router())
-        .merge(generated::router());
-    if config.metrics {
+        .merge(generated::router())
+        .merge(usage::router())
+        .merge(openapi::router())
+        .nest("/v1", openai::router());
+    if metrics {
         router = router.merge(metrics::router());
     }
-    router = router
+    router
+}
+
+/// Every route, in its middleware.
+pub fn router(app: App, config: &Config) -> Router {
+    let (router, _) = routes(config.metrics).split_for_parts();
+    // For clients whose base URL lacks the `/v1`.
+    let mut router = router
+        .merge(Router::from(openai::router()))
         .fallback(async || ApiError::NoRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     if !config.cors_allow_origins.is_empty() {
@@ -142,12 +176,9 @@ pub fn router(app: App, config: &Config) -> Router {
 fn cors(origins: &[String]) -> CorsLayer {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        // Named one by one: for browsers a `*` does not cover the header with the key.
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-request-id"),
-        ])
+        // Whatever is asked for: OpenAI's clients send a dozen of their own, and for browsers a `*`
+        // does not cover the one with the key.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(
             ["x-request-id", "x-job-id", "location", "retry-after", "x-should-retry"]
                 .map(HeaderName::from_static),

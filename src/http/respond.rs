@@ -1,7 +1,7 @@
 //! Small parts of answers: JSON, times, paths.
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -13,7 +13,11 @@ use crate::store;
 /// A JSON answer.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     // The values are our own, and all of them can be written.
-    let body = serde_json::to_vec(value).unwrap_or_default();
+    bytes(status, serde_json::to_vec(value).unwrap_or_default().into())
+}
+
+/// The same, written already.
+pub(super) fn bytes(status: StatusCode, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response

@@ -50,6 +50,22 @@ impl Format {
         }
     }
 
+    /// The word of OpenAI's API and of the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpeg",
+            Self::Webp => "webp",
+        }
+    }
+
+    /// The format of that [word](Format::as_str).
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == word)
+    }
+
     /// The format that an [`extension`](Format::extension) of ours stands for.
     #[must_use]
     pub fn of_extension(extension: &str) -> Option<Self> {

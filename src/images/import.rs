@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    Format, Picture,
+    Format, Output, Picture,
+    convert::{ConvertError, convert},
     files::{TEMPORARY_PREFIX, Unfinished, is_stem, open_regular},
     pixels,
     walk::{Flaw, Walk},
@@ -40,6 +41,11 @@ pub struct Imported {
     pub picture: Picture,
     /// `<stem>.<extension>`, in the folder of generated pictures.
     pub file_name: String,
+    /// Whether every pixel is opaque.
+    pub opaque: bool,
+    /// Hex SHA-256 of the candidate's picture; another one than that of `picture` where it was
+    /// converted.
+    pub source_sha256: String,
 }
 
 /// Why a candidate did not become a picture; for the log, never for a caller.
@@ -87,12 +93,20 @@ impl From<Flaw> for Rejected {
 /// replaces an older picture of that stem. The candidate stays. What may follow the end of the
 /// picture in the candidate is not copied. When this returns, file and name are durable.
 ///
+/// With `output` the picture is converted, where it has another format. One that cannot be (it is
+/// larger than [`MAX_FRAME_PIXELS`]) stays as it is: it is paid for.
+///
 /// Blocks for some milliseconds; no more than [`DECODES_AT_ONCE`] should run at once.
 ///
 /// # Errors
 /// Why the candidate is no picture; [`Rejected::Storage`] when it may be one but cannot be stored,
 /// and for a stem that is not 1 to 100 ASCII letters, digits, `-` and `_`.
-pub fn import(candidate: &Path, generated_dir: &Path, stem: &str) -> Result<Imported, Rejected> {
+pub fn import(
+    candidate: &Path,
+    generated_dir: &Path,
+    stem: &str,
+    output: Option<Output>,
+) -> Result<Imported, Rejected> {
     if !is_stem(stem) {
         return Err(Rejected::Storage(io::Error::other("not a name for a picture")));
     }
@@ -109,10 +123,24 @@ pub fn import(candidate: &Path, generated_dir: &Path, stem: &str) -> Result<Impo
         _ => return Err(Rejected::TooLarge),
     }
 
-    let temporary = format!("{TEMPORARY_PREFIX}{}", Uuid::new_v4().simple());
-    let mut copy = Unfinished::create(generated_dir.join(temporary)).map_err(Rejected::Storage)?;
-    let picture = copy_picture(source, &mut copy)?;
-    pixels::decode(copy.file(), picture.format).map_err(Rejected::Undecodable)?;
+    let mut copy = temporary(generated_dir).map_err(Rejected::Storage)?;
+    let mut picture = copy_picture(source, &mut copy)?;
+    let mut opaque = pixels::decode(copy.file(), picture.format).map_err(Rejected::Undecodable)?;
+    let source_sha256 = picture.sha256_hex();
+    if let Some(output) = output.filter(|output| output.format != picture.format) {
+        let mut converted = temporary(generated_dir).map_err(Rejected::Storage)?;
+        match convert(copy.file(), &picture, output, &mut converted) {
+            Ok(new) => {
+                // JPEG knows no transparency.
+                opaque |= output.format == Format::Jpeg;
+                (picture, copy) = (new, converted);
+            }
+            Err(ConvertError::Storage(error)) => return Err(Rejected::Storage(error)),
+            Err(why @ (ConvertError::TooLarge | ConvertError::Failed(_))) => {
+                tracing::warn!(%why, "a picture is kept in the format that Codex gave it");
+            }
+        }
+    }
 
     let file_name = format!("{stem}.{}", picture.format.extension());
     copy.keep(generated_dir, &file_name).map_err(Rejected::Storage)?;
@@ -120,7 +148,11 @@ pub fn import(candidate: &Path, generated_dir: &Path, stem: &str) -> Result<Impo
         // Left by an earlier attempt that gave another format; hardly ever there.
         let _ = fs::remove_file(generated_dir.join(format!("{stem}.{}", other.extension())));
     }
-    Ok(Imported { picture, file_name })
+    Ok(Imported { picture, file_name, opaque, source_sha256 })
+}
+
+fn temporary(dir: &Path) -> io::Result<Unfinished> {
+    Unfinished::create(dir.join(format!("{TEMPORARY_PREFIX}{}", Uuid::new_v4().simple())))
 }
 
 /// Copies the picture at the start of `source`, walking over its structure and hashing it.

@@ -6,7 +6,9 @@
 
 use std::fmt::Write as _;
 
+mod base64_body;
 mod body;
+mod convert;
 mod files;
 mod format;
 mod import;
@@ -17,11 +19,15 @@ pub(crate) mod samples;
 mod walk;
 
 pub use self::{
+    base64_body::{Base64Body, Segment},
     body::FileBody,
+    convert::Output,
     files::{Stored, TEMPORARY_PREFIX, check_folder, open, remove, sweep},
     format::Format,
     import::{DECODES_AT_ONCE, Imported, MAX_FRAME_PIXELS, MAX_IMPORT_BYTES, Rejected, import},
-    reference::{BadReference, MAX_REFERENCE_BYTES, Reference, ReferenceWriter},
+    reference::{
+        BadReference, MAX_REFERENCE_BYTES, RawReferenceWriter, Reference, ReferenceWriter,
+    },
     walk::{MAX_PIXELS, MAX_SIDE},
 };
 
@@ -44,11 +50,16 @@ impl Picture {
     /// The hash as 64 lower-case hex digits.
     #[must_use]
     pub fn sha256_hex(&self) -> String {
-        let mut hex = String::with_capacity(64);
-        for byte in self.sha256 {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
+        hex(&self.sha256)
     }
+}
+
+/// Bytes as lower-case hex digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

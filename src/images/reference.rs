@@ -1,5 +1,5 @@
-//! Receives a caller's reference picture as base64 text, in whatever portions the network brings
-//! it, and leaves a verified file. Nothing is held but 56 KiB of buffers; what is not a picture,
+//! Receives a caller's reference picture, as it is or as base64 text, in whatever portions the
+//! network brings it, and leaves a verified file. Nothing is held but 56 KiB of buffers; what is not a picture,
 //! or too large, is noticed at the first byte that shows it.
 
 use std::{
@@ -131,15 +131,13 @@ impl ReferenceWriter {
     /// # Errors
     /// [`BadReference::Io`] only.
     pub fn create(dir: &Path, index: usize) -> Result<Self, BadReference> {
-        let part =
-            Unfinished::create(dir.join(format!("{index}.part"))).map_err(BadReference::Io)?;
         Ok(Self {
             dir: dir.to_owned(),
             index,
             text: Text::Start(Vec::new()),
             symbols: Vec::with_capacity(SYMBOLS),
             decoded: vec![0; SYMBOLS / 4 * 3],
-            sink: Sink { part, hash: Sha256::new(), decoded: 0, bytes: 0, walk: None },
+            sink: Sink::create(dir, index)?,
             refused: None,
         })
     }
@@ -212,18 +210,7 @@ impl ReferenceWriter {
             Text::Symbols | Text::Padding => {}
         }
         self.decode_all()?;
-        let Sink { part, hash, bytes, decoded, walk } = self.sink;
-        let (format, walk) = match walk {
-            Some(known) => known,
-            None if decoded == 0 => return Err(BadReference::Empty),
-            None => return Err(BadReference::UnknownType),
-        };
-        let shape = walk.finish()?;
-        let file_name = format!("{}.{}", self.index, format.extension());
-        part.keep(&self.dir, &file_name).map_err(BadReference::Io)?;
-        let (width, height) = (shape.width, shape.height);
-        let picture = Picture { format, bytes, width, height, sha256: hash.finalize().into() };
-        Ok(Reference { picture, file_name })
+        self.sink.finish(&self.dir, self.index)
     }
 
     /// The text did not start as a URL: what was held back is base64.
@@ -291,6 +278,29 @@ impl Write for ReferenceWriter {
 }
 
 impl Sink {
+    /// Creates `dir/<index>.part`, emptying one that is there.
+    fn create(dir: &Path, index: usize) -> Result<Self, BadReference> {
+        let part = Unfinished::create(dir.join(format!("{index}.part")));
+        let part = part.map_err(BadReference::Io)?;
+        Ok(Self { part, hash: Sha256::new(), decoded: 0, bytes: 0, walk: None })
+    }
+
+    /// Verifies that the picture is complete and gives it its name.
+    fn finish(self, dir: &Path, index: usize) -> Result<Reference, BadReference> {
+        let Self { part, hash, bytes, decoded, walk } = self;
+        let (format, walk) = match walk {
+            Some(known) => known,
+            None if decoded == 0 => return Err(BadReference::Empty),
+            None => return Err(BadReference::UnknownType),
+        };
+        let shape = walk.finish()?;
+        let file_name = format!("{index}.{}", format.extension());
+        part.keep(dir, &file_name).map_err(BadReference::Io)?;
+        let (width, height) = (shape.width, shape.height);
+        let picture = Picture { format, bytes, width, height, sha256: hash.finalize().into() };
+        Ok(Reference { picture, file_name })
+    }
+
     fn take(&mut self, bytes: &[u8]) -> Result<(), BadReference> {
         self.decoded += bytes.len() as u64;
         if self.decoded > MAX_REFERENCE_BYTES {
@@ -311,6 +321,52 @@ impl Sink {
         self.bytes += belongs as u64;
         self.hash.update(bytes);
         self.part.write_all(bytes).map_err(BadReference::Io)
+    }
+}
+
+/// A sink for the bytes of one reference as they are. Dropped before [`RawReferenceWriter::finish`],
+/// it removes its file.
+pub struct RawReferenceWriter {
+    dir: PathBuf,
+    index: usize,
+    /// The first bytes, until there are enough of them to tell the format.
+    head: Vec<u8>,
+    sink: Sink,
+}
+
+impl RawReferenceWriter {
+    /// Creates `dir/<index>.part`, emptying one that is there.
+    ///
+    /// # Errors
+    /// [`BadReference::Io`] only.
+    pub fn create(dir: &Path, index: usize) -> Result<Self, BadReference> {
+        let sink = Sink::create(dir, index)?;
+        Ok(Self { dir: dir.to_owned(), index, head: Vec::new(), sink })
+    }
+
+    /// Takes the next portion, of any length; of no more use after an error.
+    ///
+    /// # Errors
+    /// Why the reference is refused: at the first byte that shows it.
+    pub fn push(&mut self, portion: &[u8]) -> Result<(), BadReference> {
+        if self.sink.walk.is_some() {
+            return self.sink.take(portion);
+        }
+        self.head.extend_from_slice(portion);
+        if self.head.len() < Format::SNIFF_BYTES {
+            return Ok(());
+        }
+        self.sink.take(&std::mem::take(&mut self.head))
+    }
+
+    /// See [`ReferenceWriter::finish`].
+    ///
+    /// # Errors
+    /// Why the reference is refused.
+    pub fn finish(mut self) -> Result<Reference, BadReference> {
+        let head = std::mem::take(&mut self.head);
+        self.sink.take(&head)?;
+        self.sink.finish(&self.dir, self.index)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::worker::{Worker, log_store_error};
 use crate::{
     codex::{Failure, FailureCode, Finished, ThreadRef},
-    images::{self, Rejected},
+    images::{self, Format, Output, Rejected},
     store::{
         self,
         claims::Claim,
@@ -57,10 +57,11 @@ pub(super) async fn accept(
     let mut unknown = finished.unsure;
     for candidate in &finished.candidates {
         let (candidate, folder) = (candidate.clone(), worker.shop.generated_dir.clone());
-        let stem = file_stem(claim, position);
+        let (stem, output) = (file_stem(claim, position), output(claim));
         let Ok(_decoder) = worker.decoders.acquire().await else { break };
         let imported =
-            tokio::task::spawn_blocking(move || images::import(&candidate, &folder, &stem)).await;
+            tokio::task::spawn_blocking(move || images::import(&candidate, &folder, &stem, output))
+                .await;
         match imported {
             Ok(Ok(imported)) => {
                 return Accepted::Picture(NewImage {
@@ -70,6 +71,8 @@ pub(super) async fn accept(
                     width: imported.picture.width,
                     height: imported.picture.height,
                     sha256: imported.picture.sha256_hex(),
+                    source_sha256: imported.source_sha256,
+                    opaque: imported.opaque,
                 });
             }
             Ok(Err(reason @ (Rejected::Storage(_) | Rejected::Unreadable(_)))) => {
@@ -111,6 +114,12 @@ fn has_waited_too_long(claim: &Claim) -> bool {
 
 fn no_image(message: &str) -> Failure {
     Failure { code: FailureCode::NoImage, message: message.to_owned(), retry_at: None }
+}
+
+/// What the picture is to be converted to.
+fn output(claim: &Claim) -> Option<Output> {
+    let format = Format::of_word(claim.output_format.as_deref()?)?;
+    Some(Output { format, compression: claim.output_compression.unwrap_or(100) })
 }
 
 /// `<id>` when one picture was asked for, `<id>_1`, `<id>_2`, … when several were.

@@ -52,6 +52,8 @@ pub enum Refused {
     ShuttingDown,
     /// The key was deleted or disabled in this moment.
     KeyGone,
+    /// The idempotency key belongs to another request.
+    Mismatch,
     /// The store failed.
     Store(StoreError),
 }
@@ -60,6 +62,31 @@ pub enum Refused {
 pub struct Ticket {
     waiter: Waiter,
     job: String,
+    /// It was there before, and may be final.
+    joined: bool,
+}
+
+impl Ticket {
+    /// The id of the job.
+    #[must_use]
+    pub fn job(&self) -> &str {
+        &self.job
+    }
+
+    /// Whether the job was there before: the request repeats another.
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
+        self.joined
+    }
+}
+
+/// What became of a job that was handed in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// It is a new one.
+    New,
+    /// The request repeats another, whose job this is.
+    Joined(String),
 }
 
 /// Sees when there may be news of a job.
@@ -125,13 +152,16 @@ impl Queue {
         Ok(queued < i64::from(self.max_queued))
     }
 
-    /// Accepts a job: it is durable when this returns its time of acceptance.
-    pub async fn submit(&self, job: NewJob) -> Result<i64, Refused> {
+    /// Accepts a job: it is durable when this returns. A request that repeats another finds the job
+    /// of that one, also when both come in the same moment.
+    pub async fn submit(&self, job: NewJob) -> Result<Entered, Refused> {
         if self.draining.is_cancelled() {
             return Err(Refused::ShuttingDown);
         }
         match self.submissions.submit(job).await {
-            Ok(Submitted::Accepted { created_at }) => Ok(created_at),
+            Ok(Submitted::Accepted { .. }) => Ok(Entered::New),
+            Ok(Submitted::Joined { id }) => Ok(Entered::Joined(id)),
+            Ok(Submitted::Mismatch) => Err(Refused::Mismatch),
             Ok(Submitted::QueueFull) => Err(Refused::QueueFull),
             Ok(Submitted::KeyGone) => Err(Refused::KeyGone),
             Err(error) => Err(Refused::Store(error)),
@@ -141,9 +171,17 @@ impl Queue {
     /// Accepts a job that somebody is going to wait for.
     pub async fn submit_to_wait(&self, job: NewJob) -> Result<Ticket, Refused> {
         // Listening begins before the job exists: its end cannot be missed.
-        let ticket = Ticket { waiter: self.waiters.listen(&job.id, false), job: job.id.clone() };
-        self.submit(job).await?;
-        Ok(ticket)
+        let (waiter, id) = (self.waiters.listen(&job.id, false), job.id.clone());
+        Ok(match self.submit(job).await? {
+            Entered::New => Ticket { waiter, job: id, joined: false },
+            Entered::Joined(id) => self.ticket(id),
+        })
+    }
+
+    /// The right to wait for a job that is there.
+    #[must_use]
+    pub fn ticket(&self, job: String) -> Ticket {
+        Ticket { waiter: self.waiters.listen(&job, false), job, joined: true }
     }
 
     /// Waits until the job is final, `patience` at most.
@@ -155,9 +193,11 @@ impl Queue {
 
     async fn wait_for_ever(&self, ticket: &Ticket) -> Result<Waited, StoreError> {
         let (mut draining, mut closing) = (false, false);
+        let mut look_first = ticket.joined;
         loop {
             tokio::select! {
                 () = ticket.waiter.woken() => {}
+                () = std::future::ready(()), if std::mem::take(&mut look_first) => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = self.draining.cancelled(), if !draining => draining = true,
                 () = self.closing.cancelled() => closing = true,

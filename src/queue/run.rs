@@ -91,6 +91,7 @@ pub(super) struct Job {
     pub(super) claim: Claim,
     /// Absolute paths.
     references: Vec<PathBuf>,
+    has_mask: bool,
     pub(super) open: Vec<OpenTurn>,
 }
 
@@ -99,10 +100,11 @@ impl Job {
     pub(super) async fn of(worker: &Worker, claim: &Claim) -> Result<Self, StoreError> {
         let store = &worker.shop.store;
         let folder = worker.shop.references_dir.join(&claim.id);
-        let files = store.reference_files(&claim.id).await?;
+        let references = store.references(&claim.id).await?;
         Ok(Self {
             claim: claim.clone(),
-            references: files.iter().map(|file| folder.join(file)).collect(),
+            has_mask: references.last().is_some_and(|reference| reference.is_mask),
+            references: references.iter().map(|known| folder.join(&known.file)).collect(),
             open: store.open_turns(&claim.id).await?,
         })
     }
@@ -115,7 +117,9 @@ impl Job {
             prompt: self.claim.prompt.clone(),
             size: self.claim.size.clone(),
             quality: self.claim.quality.clone(),
+            background: self.claim.background.clone(),
             references: self.references.clone(),
+            has_mask: self.has_mask,
             dir,
         }
     }

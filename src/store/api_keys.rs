@@ -34,7 +34,38 @@ pub struct Caller {
     pub enabled: bool,
 }
 
+/// What a key has had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct KeyUse {
+    /// Pictures since the later time.
+    pub recent_images: i64,
+    /// Pictures since the earlier time.
+    pub images: i64,
+    /// Jobs that wait.
+    pub queued: i64,
+    /// Jobs that are being drawn.
+    pub running: i64,
+}
+
 impl Store {
+    /// What a key has had since two times, in milliseconds; `recent` is the later one. Turns are
+    /// counted: the rows of pictures go when these expire.
+    pub async fn key_use(&self, id: &str, recent: i64, since: i64) -> Result<KeyUse, StoreError> {
+        Ok(sqlx::query_as(
+            "WITH drawn AS (SELECT t.finished_at AS at FROM turns t JOIN jobs j ON j.id = t.job_id \
+               WHERE t.finished_at >= min(?2, ?3) AND t.state = 'succeeded' AND j.api_key_id = ?1) \
+             SELECT (SELECT count(*) FROM drawn WHERE at >= ?2) AS recent_images, \
+             (SELECT count(*) FROM drawn WHERE at >= ?3) AS images, \
+             (SELECT count(*) FROM jobs WHERE state = 'queued' AND api_key_id = ?1) AS queued, \
+             (SELECT count(*) FROM jobs WHERE state = 'running' AND api_key_id = ?1) AS running",
+        )
+        .bind(id)
+        .bind(recent)
+        .bind(since)
+        .fetch_one(&self.read)
+        .await?)
+    }
+
     /// Stores a new key by its hash.
     pub async fn insert_key(
         &self,

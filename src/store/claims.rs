@@ -20,12 +20,27 @@ pub struct Claim {
     pub size: String,
     /// low, medium, high or auto.
     pub quality: String,
+    /// auto, opaque or transparent.
+    pub background: String,
+    /// The format that pictures are converted to, and how much JPEG is compressed: 0 to 100 (good).
+    pub output_format: Option<String>,
+    /// See there.
+    pub output_compression: Option<u8>,
     /// How many pictures were asked for.
     pub count: u32,
     /// When it was accepted.
     pub created_at: i64,
     /// When its first attempt began.
     pub started_at: i64,
+}
+
+/// A reference of a job.
+#[derive(Clone, Debug, FromRow)]
+pub struct ClaimedReference {
+    /// Its name in the job's folder of references.
+    pub file: String,
+    /// Whether it says where the others are to be changed.
+    pub is_mask: bool,
 }
 
 /// A turn that is not finished.
@@ -41,7 +56,8 @@ pub struct OpenTurn {
 
 macro_rules! claim_columns {
     () => {
-        "id, generation, attempts, prompt, size, quality, count, created_at, started_at"
+        "id, generation, attempts, prompt, size, quality, background, output_format, \
+         output_compression, count, created_at, started_at"
     };
 }
 
@@ -204,11 +220,14 @@ impl Store {
         .await?)
     }
 
-    /// File names of a job's references, in the caller's order.
-    pub async fn reference_files(&self, job: &str) -> Result<Vec<String>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT file FROM job_references WHERE job_id = ? ORDER BY position")
-            .bind(job)
-            .fetch_all(&self.read)
-            .await?)
+    /// A job's references, in the caller's order; a mask is the last.
+    pub async fn references(&self, job: &str) -> Result<Vec<ClaimedReference>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT file, role = 'mask' AS is_mask FROM job_references WHERE job_id = ? \
+             ORDER BY position",
+        )
+        .bind(job)
+        .fetch_all(&self.read)
+        .await?)
     }
 }

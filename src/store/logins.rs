@@ -1,5 +1,5 @@
-//! Tables `dispatch`, `login_rests`, `login_quota`, `login_events`: what must outlive a restart, and
-//! the history of each login.
+//! Tables `dispatch`, `login_rests`, `login_quota`, `login_events`, `worker_status`: what must outlive
+//! a restart, what the front must know of the logins, and the history of each.
 
 use sqlx::FromRow;
 
@@ -85,6 +85,23 @@ impl Store {
             Some((login, Rest { until: until / 1000, reason, limit }))
         };
         Ok(rows.into_iter().filter_map(rest).collect())
+    }
+
+    /// When every login rests: until when the first does, in Unix seconds, as the worker told.
+    pub async fn all_rest_until(&self) -> Result<Option<i64>, StoreError> {
+        let until: Option<i64> = sqlx::query_scalar("SELECT all_rest_until FROM worker_status")
+            .fetch_one(&self.read)
+            .await?;
+        Ok(until.filter(|until| *until > now()).map(|until| until / 1000))
+    }
+
+    /// Tells the front that every login rests until then, or (None) that one can be used.
+    pub async fn set_all_rest_until(&self, until: Option<i64>) -> Result<(), StoreError> {
+        sqlx::query("UPDATE worker_status SET all_rest_until = ?")
+            .bind(until.map(|until| until.saturating_mul(1000)))
+            .execute(&self.write)
+            .await?;
+        Ok(())
     }
 
     /// Notes how a login's windows stand. What is as it was is noted once an hour.

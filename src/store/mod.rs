@@ -6,6 +6,7 @@
 pub mod api_keys;
 pub mod claims;
 pub mod jobs;
+pub mod joining;
 pub mod logins;
 mod migrate;
 pub mod outcomes;

@@ -19,6 +19,10 @@ pub struct NewImage {
     pub height: u32,
     /// Hex SHA-256.
     pub sha256: String,
+    /// Hex SHA-256 of what Codex made, before it was converted.
+    pub source_sha256: String,
+    /// Whether every pixel is opaque.
+    pub opaque: bool,
 }
 
 /// Why a turn gave no picture, as it is kept.
@@ -79,7 +83,30 @@ pub struct ServedImage {
     pub created_at: i64,
 }
 
+/// A picture of a job, as its caller is told of it.
+#[derive(Clone, Debug, FromRow)]
+pub struct JobImage {
+    /// Its name in the folder of generated files.
+    pub file: String,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Whether every pixel is opaque.
+    pub opaque: bool,
+}
+
 impl Store {
+    /// The pictures of a job, by position.
+    pub async fn job_images(&self, job: &str) -> Result<Vec<JobImage>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT file, width, height, opaque FROM images WHERE job_id = ? ORDER BY position",
+        )
+        .bind(job)
+        .fetch_all(&self.read)
+        .await?)
+    }
+
     /// Notes the thread of a turn. Not fenced by the job's generation: even the thread of a
     /// cancelled job must be known, so that the clean-up can remove what it left.
     pub async fn set_thread(
@@ -148,7 +175,7 @@ async fn finish_turn_with(
         return Ok(Recorded::Void);
     }
     if let Ok(image) = &end.result {
-        if is_duplicate(&mut transaction, claim, end.position, &image.sha256).await? {
+        if is_duplicate(&mut transaction, claim, end.position, &image.source_sha256).await? {
             return Ok(Recorded::Duplicate);
         }
         insert_image(&mut transaction, claim, end.position, image).await?;
@@ -164,13 +191,13 @@ async fn is_duplicate(
     connection: &mut SqliteConnection,
     claim: &Claim,
     position: u32,
-    sha256: &str,
+    source_sha256: &str,
 ) -> sqlx::Result<bool> {
     let seen: Option<i64> = sqlx::query_scalar(
-        "SELECT 1 FROM images WHERE sha256 = ?1 AND NOT (job_id = ?2 AND position = ?3) \
+        "SELECT 1 FROM images WHERE source_sha256 = ?1 AND NOT (job_id = ?2 AND position = ?3) \
          UNION ALL SELECT 1 FROM job_references WHERE job_id = ?2 AND sha256 = ?1 LIMIT 1",
     )
-    .bind(sha256)
+    .bind(source_sha256)
     .bind(&claim.id)
     .bind(position)
     .fetch_optional(connection)
@@ -184,18 +211,23 @@ async fn insert_image(
     position: u32,
     image: &NewImage,
 ) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(&claim.id)
-        .bind(position)
-        .bind(&image.file)
-        .bind(&image.media_type)
-        .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX))
-        .bind(image.width)
-        .bind(image.height)
-        .bind(&image.sha256)
-        .bind(now())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO images (job_id, position, file, type, bytes, width, height, sha256, \
+         created_at, source_sha256, opaque) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&claim.id)
+    .bind(position)
+    .bind(&image.file)
+    .bind(&image.media_type)
+    .bind(i64::try_from(image.bytes).unwrap_or(i64::MAX))
+    .bind(image.width)
+    .bind(image.height)
+    .bind(&image.sha256)
+    .bind(now())
+    .bind(&image.source_sha256)
+    .bind(image.opaque)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

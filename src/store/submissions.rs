@@ -6,7 +6,11 @@
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Store, StoreError, keep_if_well, now};
+use super::{
+    Store, StoreError,
+    joining::{Joining, find},
+    keep_if_well, now,
+};
 
 /// Jobs that one commit holds at most: bounds how long the writer is kept from others.
 const BATCH: usize = 64;
@@ -26,6 +30,8 @@ pub struct NewReference {
     pub height: u32,
     /// Hex SHA-256 of the file.
     pub sha256: String,
+    /// Whether it says where the others are to be changed.
+    pub is_mask: bool,
 }
 
 /// A job to be accepted.
@@ -41,22 +47,39 @@ pub struct NewJob {
     pub size: String,
     /// low, medium, high or auto.
     pub quality: String,
+    /// auto, opaque or transparent.
+    pub background: &'static str,
+    /// What pictures are converted to: png, jpeg or webp; None: they stay as they are made.
+    pub output_format: Option<&'static str>,
+    /// 0 to 100 (good), for JPEG.
+    pub output_compression: Option<u8>,
+    /// The caller's word for whom the picture is.
+    pub end_user: Option<String>,
     /// How many pictures.
     pub count: u32,
     /// When its files go, should it never run.
     pub expires_at: i64,
     /// Its references.
     pub references: Vec<NewReference>,
+    /// What tells that it is there already.
+    pub joining: Joining,
 }
 
 /// What became of a submission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// Durable since this moment.
     Accepted {
         /// When it was accepted.
         created_at: i64,
     },
+    /// The request was made before: this is its job, in flight or final.
+    Joined {
+        /// The job's id.
+        id: String,
+    },
+    /// Its idempotency key belongs to another request.
+    Mismatch,
     /// As many jobs as the setting allows are queued.
     QueueFull,
     /// The key was deleted or disabled since it was checked.
@@ -143,6 +166,10 @@ async fn commit_with(
     .await?;
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
+        if let Some(known) = find(&mut transaction, &job.api_key_id, &job.joining).await? {
+            outcomes.push(known);
+            continue;
+        }
         if queued >= i64::from(queue_max) {
             outcomes.push(Submitted::QueueFull);
             continue;
@@ -160,8 +187,10 @@ async fn commit_with(
 async fn insert(connection: &mut SqliteConnection, job: &NewJob) -> Result<Submitted, sqlx::Error> {
     let created_at = now();
     let inserted = sqlx::query(
-        "INSERT INTO jobs (id, api_key_id, prompt, size, quality, count, created_at, expires_at) \
-         SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8 FROM api_keys WHERE id = ?2 AND enabled = 1",
+        "INSERT INTO jobs (id, api_key_id, prompt, size, quality, count, created_at, expires_at, \
+         background, output_format, output_compression, end_user, request_hash, idempotency_key) \
+         SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 \
+         FROM api_keys WHERE id = ?2 AND enabled = 1",
     )
     .bind(&job.id)
     .bind(&job.api_key_id)
@@ -171,6 +200,12 @@ async fn insert(connection: &mut SqliteConnection, job: &NewJob) -> Result<Submi
     .bind(job.count)
     .bind(created_at)
     .bind(job.expires_at)
+    .bind(job.background)
+    .bind(job.output_format)
+    .bind(job.output_compression)
+    .bind(&job.end_user)
+    .bind(job.joining.request_hash.as_slice())
+    .bind(&job.joining.idempotency_key)
     .execute(&mut *connection)
     .await?;
     if inserted.rows_affected() == 0 {
@@ -186,17 +221,21 @@ async fn insert(connection: &mut SqliteConnection, job: &NewJob) -> Result<Submi
     .execute(&mut *connection)
     .await?;
     for (position, reference) in (0_i64..).zip(&job.references) {
-        sqlx::query("INSERT INTO job_references VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(&job.id)
-            .bind(position)
-            .bind(&reference.file)
-            .bind(&reference.media_type)
-            .bind(i64::try_from(reference.bytes).unwrap_or(i64::MAX))
-            .bind(reference.width)
-            .bind(reference.height)
-            .bind(&reference.sha256)
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(
+            "INSERT INTO job_references (job_id, position, file, type, bytes, width, height, \
+             sha256, role) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&job.id)
+        .bind(position)
+        .bind(&reference.file)
+        .bind(&reference.media_type)
+        .bind(i64::try_from(reference.bytes).unwrap_or(i64::MAX))
+        .bind(reference.width)
+        .bind(reference.height)
+        .bind(&reference.sha256)
+        .bind(if reference.is_mask { "mask" } else { "image" })
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(Submitted::Accepted { created_at })
 }

@@ -42,6 +42,8 @@ pub(super) fn draw(
         prompt: draft.prompt.clone(),
         size: draft.size.clone(),
         quality: draft.quality.clone(),
+        background: "auto".into(),
+        has_mask: false,
         references: draft
             .references
             .iter()
@@ -79,7 +81,7 @@ async fn all(
             let stem = format!("picture-{}", turn.position);
             let candidates = finished.candidates.clone();
             let imported = tokio::task::spawn_blocking(move || {
-                candidates.iter().find_map(|file| images::import(file, &place, &stem).ok())
+                candidates.iter().find_map(|file| images::import(file, &place, &stem, None).ok())
             });
             let picture = imported.await.ok().flatten();
             if let Some(thread) = &finished.thread {

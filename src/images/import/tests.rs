@@ -20,7 +20,7 @@ impl Folders {
     }
 
     fn import(&self) -> Result<Imported, Rejected> {
-        import(&self.candidate, &self.generated, "img_1")
+        import(&self.candidate, &self.generated, "img_1", None)
     }
 
     fn names(&self) -> Vec<String> {
@@ -136,7 +136,7 @@ fn only_regular_files_are_opened() {
     let pipe = folders.candidate.with_file_name("pipe.png");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
     let missing = folders.candidate.with_file_name("missing.png");
-    let import = |path: &Path| import(path, &folders.generated, "img_1").unwrap_err();
+    let import = |path: &Path| import(path, &folders.generated, "img_1", None).unwrap_err();
 
     assert!(matches!(import(&link), Rejected::Link));
     assert!(matches!(import(&pipe), Rejected::NotAFile));
@@ -157,7 +157,7 @@ fn too_large_is_told_without_reading() {
 fn stems_are_names() {
     let folders = Folders::with(&samples::encoded(Format::Png, 8, 8, 1));
     for stem in ["", "../x", "a.b", ".hidden", "ü"] {
-        let result = import(&folders.candidate, &folders.generated, stem);
+        let result = import(&folders.candidate, &folders.generated, stem, None);
         assert!(matches!(result, Err(Rejected::Storage(_))), "{stem}");
     }
 }
