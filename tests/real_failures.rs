@@ -7,6 +7,7 @@
 mod support;
 
 use std::{
+    collections::HashSet,
     fs,
     ops::RangeInclusive,
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -17,8 +18,8 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Backend, HomeOptions, Lab, Reply, Setup, codex_binary, codex_home, home, lab, process, rows,
-    sqlite::Database, wait_for,
+    Backend, HomeOptions, Lab, Reply, Setup, codex_binary, codex_home, home, lab, pictures::sha256,
+    process, rows, sqlite::Database, wait_for,
 };
 
 /// Texts are kept to this many bytes each.
@@ -307,16 +308,34 @@ fn a_login_refused_once_is_refreshed_once() {
     assert_eq!(fs::metadata(lab.auth()).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+/// By `codex exec` a login draws one picture after the other, and only the first renews it.
 #[test]
-fn an_expired_login_is_refreshed_once_by_many_jobs() {
+fn an_expired_login_is_refreshed_once_by_16_jobs_at_once() {
+    const JOBS: usize = 16;
     let login = HomeOptions { lifetime: -10, ..HomeOptions::default() };
-    let lab = Lab::with_login(&login, |setup| setup.set("CODEX_WORKER_CONCURRENCY", "4"));
-    lab.backend.set("oauth_latency=0.5");
-    let jobs: Vec<_> = (0..4).map(|n| lab.service.submit(&format!("kite {n}"))).collect();
+    let lab = Lab::with_login(&login, |setup| setup.set("CODEX_WORKER_CONCURRENCY", "16"));
+    lab.backend.set("oauth_latency=1.5");
+    let jobs: Vec<_> = (0..JOBS).map(|n| lab.service.submit(&format!("kite {n}"))).collect();
+    let mut served = HashSet::new();
     for job in jobs {
-        assert_eq!(lab.service.wait_job(&job)["status"], "succeeded");
+        let ended = lab.service.wait_job(&job);
+        assert_eq!(ended["status"], "succeeded", "{ended}\n{}", lab.service.log());
+        let url = ended["images"][0]["url"].as_str().unwrap();
+        served.insert(sha256(&lab.service.picture(url)));
     }
+    let paid = lab.backend.image_requests().into_iter().filter_map(|request| request.picture);
+    let paid: Vec<_> = paid.collect();
+    assert_eq!((paid.len(), served.len()), (JOBS, JOBS), "a picture for each, paid once");
+    assert_eq!(paid.into_iter().collect::<HashSet<_>>(), served);
     assert_eq!((lab.backend.refreshes(), lab.backend.refused_refreshes()), (1, 0));
+
+    // The login works, and so does the refresh token that it has now.
+    lab.draws("a kite");
+    let mut auth: Value = serde_json::from_slice(&fs::read(lab.auth()).unwrap()).unwrap();
+    auth["tokens"]["access_token"] = home::tokens(&login.account, -10)["access_token"].take();
+    fs::write(lab.auth(), auth.to_string()).unwrap();
+    lab.draws("another kite");
+    assert_eq!((lab.backend.refreshes(), lab.backend.refused_refreshes()), (2, 0));
 }
 
 #[test]

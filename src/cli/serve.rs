@@ -1,14 +1,20 @@
-//! `serve`: puts the rooms together, and takes them apart again when asked to stop.
+//! `serve`: puts the rooms together, and takes them apart again when asked to stop. It starts also
+//! without Codex or a login, says that it is ready when it can be reached, and closes the store last.
+
+mod bells;
+mod stop;
+mod upkeep;
 
 use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Semaphore,
-};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    bells::{WorkBell, bells},
+    stop::{StopSignals, wait_for_the_end},
+};
 use super::{config_or_exit, fail, listen};
 use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
@@ -20,7 +26,6 @@ use crate::{
         bell::{self, Doorbell},
         worker::{self, Workshop},
     },
-    retention::Cleaner,
     state_dir,
     store::Store,
     systemd,
@@ -76,9 +81,6 @@ pub(super) struct Started {
     /// Where it can be reached, `http://…`, or its socket.
     pub(super) url: String,
 }
-
-/// What a stop may take after the grace: ending Codex, the last looks, open connections.
-const TIDYING: Duration = Duration::from_secs(30);
 
 /// Descriptors that are not for connections: the store, Codex's files, pictures being stored and
 /// served.
@@ -188,8 +190,8 @@ async fn serve(
         keeper = Some(tokio::spawn(logins::keep(store, engine, news, keeping.clone())));
     }
     let worker = engine.clone().map(|engine| {
-        report_problems(engine.as_ref());
-        clean_up_regularly(&config, &store, &engine, draining.clone());
+        upkeep::report_problems(engine.as_ref());
+        upkeep::clean_up_regularly(&config, &store, &engine, draining.clone());
         let shop = workshop(&config, &store, engine, front_bell, &metrics);
         let lock = config.worker_lock();
         let (draining, hurry, grace) = (draining.clone(), hurry.clone(), config.shutdown_grace);
@@ -226,7 +228,7 @@ async fn serve(
     }
     started(Started { store: store.clone(), url }).await?;
     systemd::ready();
-    keep_watchdog_quiet(store.clone());
+    upkeep::keep_watchdog_quiet(store.clone());
 
     let outcome =
         wait_for_the_end(worker, &mut stop_signals, &draining, &hurry, role, config.shutdown_grace)
@@ -261,111 +263,6 @@ fn connection_slots(config: &Config, open_files: u64) -> usize {
     config.max_connections.min(most)
 }
 
-/// Says that all is well for as long as the store answers, when the service manager wants to know.
-fn keep_watchdog_quiet(store: Store) {
-    let Some(interval) = systemd::watchdog_interval() else { return };
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(interval);
-        loop {
-            tick.tick().await;
-            if store.answers().await {
-                systemd::alive();
-            }
-        }
-    });
-}
-
-/// Until a signal, or until the worker fails; then until the worker has drained.
-async fn wait_for_the_end(
-    worker: Option<tokio::task::JoinHandle<io::Result<()>>>,
-    signals: &mut StopSignals,
-    draining: &CancellationToken,
-    hurry: &CancellationToken,
-    role: Role,
-    grace: Duration,
-) -> Result<(), Error> {
-    let mut worker = worker;
-    let early = tokio::select! {
-        () = signals.next() => None,
-        ended = async {
-            match worker.as_mut() {
-                Some(worker) => worker.await,
-                None => std::future::pending().await,
-            }
-        } => Some(ended),
-    };
-    tracing::info!(?role, "stopping");
-    systemd::stopping();
-    // Longer than the grace: Codex is stopped and the books are closed after it.
-    systemd::extend_timeout(grace + TIDYING);
-    draining.cancel();
-    let ended = match (early, worker) {
-        (Some(ended), _) => ended,
-        (None, Some(worker)) => {
-            let mut worker = worker;
-            tokio::select! {
-                ended = &mut worker => ended,
-                () = signals.next() => {
-                    tracing::warn!("a second signal: not waiting for running jobs");
-                    hurry.cancel();
-                    worker.await
-                }
-            }
-        }
-        (None, None) => return Ok(()),
-    };
-    ended?.map_err(Into::into)
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
-}
-
-/// Where the worker listens, once it is the only one.
-enum WorkBell {
-    Within(bell::Listener),
-    At(PathBuf),
-}
-
-/// The bell that wakes the worker and what it hears; the bell that wakes the front and what it
-/// hears. Within one process they are channels, between two they are sockets.
-type Bells = (Doorbell, Option<WorkBell>, Doorbell, Option<bell::Listener>);
-
-fn bells(config: &Config, role: Role) -> io::Result<Bells> {
-    let (worker, front) =
-        (config.run_dir().join("worker.bell"), config.run_dir().join("front.bell"));
-    Ok(match role {
-        Role::All => {
-            let (worker_bell, work_to_do) = bell::local();
-            let (front_bell, finished) = bell::local();
-            (worker_bell, Some(WorkBell::Within(work_to_do)), front_bell, Some(finished))
-        }
-        Role::Front => {
-            let (to_worker, to_front) = (Doorbell::remote(&worker)?, Doorbell::remote(&front)?);
-            (to_worker, None, to_front, Some(bell::listen(&front)?))
-        }
-        Role::Worker => {
-            let (to_worker, to_front) = (Doorbell::remote(&worker)?, Doorbell::remote(&front)?);
-            (to_worker, Some(WorkBell::At(worker)), to_front, None)
-        }
-    })
-}
-
 fn workshop(
     config: &Config,
     store: &Store,
@@ -387,57 +284,4 @@ fn workshop(
         on_turn: Arc::new(move |took| turns.codex_ran(took)),
         on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
     }
-}
-
-/// Says in the log what stands in the way of drawing; the service starts all the same.
-fn report_problems(engine: &dyn Engine) {
-    for problem in engine.problems() {
-        tracing::warn!(code = problem.code.as_str(), "{}", problem.message);
-    }
-    for warning in engine.warnings() {
-        tracing::warn!("{warning}");
-    }
-}
-
-fn clean_up_regularly(
-    config: &Config,
-    store: &Store,
-    engine: &Arc<dyn Engine>,
-    draining: CancellationToken,
-) {
-    let Some(interval) = config.cleanup_interval else { return };
-    let cleaner = Cleaner {
-        store: store.clone(),
-        engine: Arc::clone(engine),
-        generated_dir: config.generated_dir.clone(),
-        references_dir: config.references_dir(),
-        workdir: config.codex_workdir.clone(),
-    };
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(interval);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            // One that is under way stops as well, before the store is closed under it; the next
-            // goes on where it stopped.
-            let report = tokio::select! {
-                biased;
-                () = draining.cancelled() => return,
-                report = async {
-                    tick.tick().await;
-                    cleaner.run(false).await
-                } => report,
-            };
-            match report {
-                Ok(report) => tracing::info!(
-                    expired_jobs = report.expired_jobs,
-                    images = report.images,
-                    orphans = report.orphan_files + report.orphan_rows,
-                    skipped_folders = report.skipped.len(),
-                    bytes = report.bytes,
-                    "clean-up done"
-                ),
-                Err(error) => tracing::error!(%error, "the clean-up stopped"),
-            }
-        }
-    });
 }

@@ -287,7 +287,7 @@ impl Attempt<'_, '_> {
         let mut stderr = said.join("\n");
         if course.is_unexplained() && self.server.active() <= 1 {
             // Older versions do not say whose error it is; here it can only be this turn's.
-            stderr = self.server.wire.errors_since(begun);
+            stderr = self.server.wire.errors().since(begun);
         }
         let note = course.messages.last().cloned();
         let Course { messages, end, log, .. } = course;

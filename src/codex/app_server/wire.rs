@@ -1,21 +1,20 @@
 //! Requests to an app-server and what it says: one JSON object a line, both ways. Two threads read
-//! (nothing that Codex writes can hold up the async threads), one task writes.
+//! (nothing that Codex writes can hold up the async threads), one task writes. Each answer goes to
+//! its request and each event to its turn; what Codex asks for is refused.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use base64::{engine::general_purpose::STANDARD, read::DecoderReader};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt as _,
@@ -25,8 +24,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    decode::decoded,
     events::{self, TurnEvent},
     scan::{Broken, Line, Scanner, Taken},
+    stderr::LastErrors,
 };
 use crate::codex::{clip, status::QuotaWindow};
 
@@ -36,17 +37,6 @@ const QUEUED_LINES: usize = 64;
 const QUEUED_EVENTS: usize = 256;
 /// So much that is no message is put up with: a warning may go astray.
 const MOST_GARBAGE: usize = 64;
-/// What is kept of standard error, in lines and their characters.
-const STDERR_LINES: usize = 20;
-const STDERR_CHARS: usize = 400;
-/// A longer line of standard error is cut.
-const STDERR_LINE: u64 = 256 * 1024;
-/// For how long the end of standard error is waited for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The largest picture that is decoded here.
-const LARGEST_PICTURE: u64 = 96 * 1024 * 1024;
-/// Its name in the turn's folder.
-const DECODED: &str = "picture";
 
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +70,8 @@ struct Shared {
     state: Mutex<State>,
     /// Cancelled when nothing more will be said.
     closed: CancellationToken,
-    /// Cancelled at the end of standard error.
-    silent: CancellationToken,
+    /// What standard error says of no known turn.
+    errors: LastErrors,
     told: mpsc::UnboundedSender<Told>,
 }
 
@@ -91,7 +81,6 @@ struct State {
     turns: HashMap<String, Listening>,
     /// Threads whose turn nobody listens to any more and which has not ended yet.
     abandoned: HashSet<String>,
-    stderr: VecDeque<(Instant, String)>,
 }
 
 struct Listening {
@@ -115,7 +104,7 @@ impl Wire {
             next: AtomicU64::new(1),
             state: Mutex::default(),
             closed: closed.clone(),
-            silent: CancellationToken::new(),
+            errors: LastErrors::default(),
             told,
         });
         tokio::spawn(write(stdin, waiting, Arc::clone(&shared)));
@@ -128,8 +117,8 @@ impl Wire {
             .spawn(move || read(&reader, &refusals, stdout, scanner))?;
         let reader = Arc::clone(&wire.shared);
         thread::Builder::new().name("codex-stderr".into()).spawn(move || {
-            read_errors(&reader, stderr);
-            reader.silent.cancel();
+            let tell = |thread: &str, words| reader.tell_turn(thread, TurnEvent::ToolError(words));
+            reader.errors.read(stderr, tell);
         })?;
         Ok(wire)
     }
@@ -198,18 +187,9 @@ impl Wire {
         self.shared.closed.cancelled().await;
     }
 
-    /// The same of one that has ended, to its very end.
-    pub(super) async fn last_errors_since(&self, begin: Instant) -> String {
-        // A descendant may hold the pipe open.
-        let _ = tokio::time::timeout(LAST_WORDS, self.shared.silent.cancelled()).await;
-        self.errors_since(begin)
-    }
-
-    /// The last lines of standard error since then, without what is said of a known turn.
-    pub(super) fn errors_since(&self, begin: Instant) -> String {
-        let state = self.shared.lock();
-        let since = state.stderr.iter().filter(|(at, _)| *at >= begin);
-        since.map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+    /// What was said on standard error, without what is said of a known turn.
+    pub(super) fn errors(&self) -> &LastErrors {
+        &self.shared.errors
     }
 
     /// Ends the connection from this side: nothing is written any more.
@@ -347,71 +327,4 @@ fn read(
     };
     shared.broken(why);
     shared.closed.cancel();
-}
-
-fn read_errors(shared: &Shared, stderr: File) {
-    let mut stderr = BufReader::new(stderr);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match stderr.by_ref().take(STDERR_LINE).read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
-        }
-        if let Some((thread, words)) = events::tool_error(&line) {
-            shared.tell_turn(&thread, TurnEvent::ToolError(words));
-        } else if let Some(words) = plain_error(&line) {
-            let mut state = shared.lock();
-            if state.stderr.len() == STDERR_LINES {
-                state.stderr.pop_front();
-            }
-            state.stderr.push_back((Instant::now(), words));
-        }
-    }
-}
-
-/// A line as it may be kept: what is written at lower levels holds prompts and addresses.
-fn plain_error(line: &[u8]) -> Option<String> {
-    let words = match serde_json::from_slice::<Value>(line) {
-        Ok(line) => {
-            (line["level"] == "ERROR").then_some(())?;
-            let fields = &line["fields"];
-            fields["message"].as_str().or_else(|| fields["error"].as_str())?.to_owned()
-        }
-        Err(_) => String::from_utf8_lossy(line).trim().to_owned(),
-    };
-    (!words.is_empty()).then(|| clip::words(&words, STDERR_CHARS))
-}
-
-/// Decodes a picture that Codex did not save, as it stands in the line or was taken out of it.
-fn decoded(text: &str, taken: &mut Taken, dir: &Path) -> Option<PathBuf> {
-    let path = dir.join(DECODED);
-    let mut decode = || -> io::Result<()> {
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        let copied = match taken.open(text)? {
-            Some(long) => copy(&mut DecoderReader::new(BufReader::new(long), &STANDARD), &mut file),
-            None => copy(&mut DecoderReader::new(text.as_bytes(), &STANDARD), &mut file),
-        };
-        copied.and_then(|()| file.flush())
-    };
-    match decode() {
-        Ok(()) => Some(path),
-        Err(error) => {
-            tracing::warn!(%error, "a picture in Codex's output cannot be decoded");
-            // What is there of it is no picture; the verification would say the same.
-            let _ = std::fs::remove_file(&path);
-            None
-        }
-    }
-}
-
-fn copy(from: &mut impl Read, to: &mut File) -> io::Result<()> {
-    let copied = io::copy(&mut from.take(LARGEST_PICTURE + 1), to)?;
-    if copied > LARGEST_PICTURE {
-        return Err(io::Error::other("larger than any picture"));
-    }
-    Ok(())
 }

@@ -1,0 +1,75 @@
+//! What a service does beside its jobs: it says what stands in the way of drawing, removes what has
+//! expired, and tells the service manager that it is well. None of it holds up a job, or a stop.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{codex::Engine, config::Config, retention::Cleaner, store::Store, systemd};
+
+/// Says in the log what stands in the way of drawing; the service starts all the same.
+pub(super) fn report_problems(engine: &dyn Engine) {
+    for problem in engine.problems() {
+        tracing::warn!(code = problem.code.as_str(), "{}", problem.message);
+    }
+    for warning in engine.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
+
+pub(super) fn clean_up_regularly(
+    config: &Config,
+    store: &Store,
+    engine: &Arc<dyn Engine>,
+    draining: CancellationToken,
+) {
+    let Some(interval) = config.cleanup_interval else { return };
+    let cleaner = Cleaner {
+        store: store.clone(),
+        engine: Arc::clone(engine),
+        generated_dir: config.generated_dir.clone(),
+        references_dir: config.references_dir(),
+        workdir: config.codex_workdir.clone(),
+    };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // One that is under way stops as well, before the store is closed under it; the next
+            // goes on where it stopped.
+            let report = tokio::select! {
+                biased;
+                () = draining.cancelled() => return,
+                report = async {
+                    tick.tick().await;
+                    cleaner.run(false).await
+                } => report,
+            };
+            match report {
+                Ok(report) => tracing::info!(
+                    expired_jobs = report.expired_jobs,
+                    images = report.images,
+                    orphans = report.orphan_files + report.orphan_rows,
+                    skipped_folders = report.skipped.len(),
+                    bytes = report.bytes,
+                    "clean-up done"
+                ),
+                Err(error) => tracing::error!(%error, "the clean-up stopped"),
+            }
+        }
+    });
+}
+
+/// Says that all is well for as long as the store answers, when the service manager wants to know.
+pub(super) fn keep_watchdog_quiet(store: Store) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(interval);
+        loop {
+            tick.tick().await;
+            if store.answers().await {
+                systemd::alive();
+            }
+        }
+    });
+}
