@@ -87,3 +87,9 @@ pub fn extended_webp(width: u32, height: u32, flags: u8) -> Vec<u8> {
     webp.extend(chunks);
     webp
 }
+
+/// One of every format, each unlike the others.
+pub fn each() -> [(Format, Vec<u8>); 3] {
+    [(Format::Png, 1), (Format::Jpeg, 2), (Format::Webp, 3)]
+        .map(|(format, noise)| (format, encoded(format, 40, 30, noise)))
+}
