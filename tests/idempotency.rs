@@ -29,7 +29,7 @@ fn body(prompt: &str) -> Value {
 }
 
 fn job(reply: &Reply) -> String {
-    reply.header("x-job-id").expect("a job").to_owned()
+    reply.header("x-job-id").unwrap().to_owned()
 }
 
 fn lab() -> Lab {

@@ -90,8 +90,7 @@ fn without_any_quota_callers_are_told_when_it_is_back() {
 fn a_front_of_its_own_tells_callers_before_it_takes_a_job() {
     let lab =
         two(|setup| setup.set("REQUEST_WAIT_TIMEOUT_SECONDS", "60").args(&["--role", "front"]));
-    // It ends with the test's folder.
-    let _worker = lab.service.command(&["serve", "--role", "worker"]).spawn().unwrap();
+    let mut worker = lab.service.command(&["serve", "--role", "worker"]).spawn().unwrap();
     for account in ["acct-one", "acct-two"] {
         lab.backend.set_for(account, "mode=image-limit reset=3600");
     }
@@ -101,6 +100,8 @@ fn a_front_of_its_own_tells_callers_before_it_takes_a_job() {
         let reply = lab.service.post_json("/v1/images/jobs", &json!({"prompt": "another kite"}));
         (reply.status == 429).then(|| assert!(reply.header("retry-after").is_some()))
     });
+    worker.kill().unwrap();
+    worker.wait().unwrap();
 }
 
 #[test]

@@ -396,6 +396,7 @@ fn what_the_model_declines_is_the_callers_error_and_not_repeated() {
     let broken = json!({"prompt": "a kite [stub mode=500]"});
     let reply = generations(&lab.service, &broken).expect(502);
     assert_eq!(reply.json()["error"]["type"], "server_error");
+    assert_eq!(reply.header("x-should-retry"), Some("false"), "it would join the job that failed");
 }
 
 #[test]

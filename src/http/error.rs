@@ -496,7 +496,11 @@ impl ApiError {
             Self::JobFailed(job) => {
                 // Somebody cancelled it on purpose: no client shall pay for it after all.
                 let cancelled = job.state == JobState::Cancelled;
-                if cancelled || is_hopeless(job.error_code.as_deref().unwrap_or_default()) {
+                let code = job.error_code.as_deref().unwrap_or_default();
+                // OpenAI's clients would only join the job that failed.
+                let joins =
+                    dress == Dress::OpenAi && !code.parse().is_ok_and(FailureCode::is_unpaid);
+                if cancelled || joins || is_hopeless(code) {
                     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
                 }
                 if let Some(retry_at) = job.retry_at {

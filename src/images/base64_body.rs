@@ -158,7 +158,8 @@ mod tests {
     fn every_remainder_at_every_edge_of_a_portion() {
         for length in [0, 1, 2, 3, PORTION - 1, PORTION, PORTION + 1, PORTION * 2 + 2, PORTION * 3]
         {
-            let bytes: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
+            let bytes: Vec<u8> =
+                (0..length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
             let text = |text: &'static str| Segment::Text(Bytes::from_static(text.as_bytes()));
             let body =
                 Base64Body::new([text("a"), whole(&bytes), text(""), whole(&bytes), text("b")]);

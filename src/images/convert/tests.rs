@@ -85,9 +85,7 @@ fn sixteen_bits_and_grey_are_converted() {
 
 #[test]
 fn more_compression_is_less_quality_and_fewer_bytes() {
-    let noise = RgbImage::from_fn(64, 64, |x, y| {
-        Rgb([(x * 37 + y * 91) as u8, (x * y) as u8, (x ^ y) as u8])
-    });
+    let noise = crate::images::samples::pixels(64, 64, 7);
     let bytes = |compression| {
         let output = Output { format: Format::Jpeg, compression };
         converted(&noise.clone().into(), ImageFormat::Png, output).0.bytes
