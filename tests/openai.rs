@@ -20,7 +20,7 @@ fn generations(service: &Service, body: &Value) -> Reply {
 }
 
 fn decoded(item: &Value) -> Vec<u8> {
-    STANDARD.decode(item["b64_json"].as_str().expect("a picture")).unwrap()
+    STANDARD.decode(item["b64_json"].as_str().unwrap()).unwrap()
 }
 
 fn data_url() -> String {
@@ -180,8 +180,10 @@ fn a_picture_that_was_handed_back_is_noticed_also_when_it_is_converted() {
 
 // Edits
 
-/// A form of these parts: name, what stands behind it in the head, value.
-fn form(parts: &[(&str, &str, &[u8])]) -> (String, Vec<u8>) {
+/// A part of a form: name, what stands behind it in the head, value.
+type Part<'a> = (&'a str, &'a str, &'a [u8]);
+
+fn form(parts: &[Part]) -> (String, Vec<u8>) {
     let boundary = "----form";
     let mut body = Vec::new();
     for (name, head, value) in parts {
@@ -250,9 +252,9 @@ fn bad_uploads_are_refused_and_leave_nothing() {
         "big",
     );
     assert!(big.len() > 10 * 1024 * 1024);
-    let prompt: (&str, &str, &[u8]) = ("prompt", "", b"x");
-    let image: (&str, &str, &[u8]) = ("image", FILE, &picture);
-    let cases: [(Vec<(&str, &str, &[u8])>, &str); 8] = [
+    let prompt: Part = ("prompt", "", b"x");
+    let image: Part = ("image", FILE, &picture);
+    let cases: [(Vec<Part>, &str); 8] = [
         (vec![prompt], "image"),
         (vec![image], "prompt"),
         (vec![prompt, ("image", FILE, b"no picture at all")], "image"),

@@ -15,8 +15,8 @@ use crate::{
     store::{
         self,
         jobs::Job,
-        joining::Joining,
-        submissions::{NewJob, NewReference, Submitted},
+        joining::{Found, Joining},
+        submissions::{NewJob, NewReference},
     },
 };
 
@@ -223,9 +223,9 @@ async fn enter_before(app: &App, job: &NewJob) -> Result<Option<String>, ApiErro
         return Ok(None);
     }
     match app.store.joinable(&job.api_key_id, &job.joining).await? {
-        Some(Submitted::Joined { id }) => Ok(Some(id)),
-        Some(Submitted::Mismatch) => Err(ApiError::IdempotencyMismatch),
-        _ => check_quota(app).await.map(|()| None),
+        Some(Found::Job(id)) => Ok(Some(id)),
+        Some(Found::Mismatch) => Err(ApiError::IdempotencyMismatch),
+        None => check_quota(app).await.map(|()| None),
     }
 }
 

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, auth,
+    App, auth, docs,
     error::{ApiError, ErrorBody, JOB_ID},
     jobs::JobBody,
-    openapi, respond,
+    respond,
 };
 use crate::{
     queue::Watch,
@@ -51,7 +51,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
         (status = 204, description = "The result was seen."),
         (status = 404, description = "`job_not_found`.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 async fn events(

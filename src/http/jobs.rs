@@ -19,10 +19,10 @@ use super::{
     App,
     accept::{self, Admission, SMALL_BODY},
     auth::{self, Authorized},
-    body,
+    body, docs,
     error::{ApiError, ErrorBody, JOB_ID},
     intake::{Draft, native},
-    openapi, respond,
+    respond,
     trace::RequestNotes,
 };
 use crate::{
@@ -55,15 +55,15 @@ pub(super) fn router() -> OpenApiRouter<App> {
     post,
     path = "/v1/images/generate",
     tag = "Native",
-    params(openapi::RepeatHeaders),
-    request_body = openapi::NativeRequest,
+    params(docs::RepeatHeaders),
+    request_body = docs::NativeRequest,
     responses(
         (status = 200, description = "The pictures.", body = Generated),
         (status = 400, description = "No JSON, or a reference that is no picture.", body = ErrorBody),
         (status = 422, description = "`invalid_value`: a field is out of its bounds; or `idempotency_mismatch`.", body = ErrorBody),
-        openapi::Caller,
-        openapi::Sending,
-        openapi::Waiting,
+        docs::Caller,
+        docs::Sending,
+        docs::Waiting,
     ),
 )]
 async fn generate(
@@ -86,14 +86,14 @@ async fn generate(
     post,
     path = "/v1/images/jobs",
     tag = "Native",
-    params(openapi::RepeatHeaders),
-    request_body = openapi::NativeRequest,
+    params(docs::RepeatHeaders),
+    request_body = docs::NativeRequest,
     responses(
         (status = 202, description = "It is accepted, and durable. `Location` is where to poll.", body = Submitted),
         (status = 400, description = "No JSON, or a reference that is no picture.", body = ErrorBody),
         (status = 422, description = "`invalid_value`: a field is out of its bounds; or `idempotency_mismatch`.", body = ErrorBody),
-        openapi::Caller,
-        openapi::Sending,
+        docs::Caller,
+        docs::Sending,
     ),
 )]
 async fn submit(
@@ -157,7 +157,7 @@ async fn read_native(
     responses(
         (status = 200, description = "The job.", body = JobBody),
         (status = 404, description = "`job_not_found`: none of this key.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 async fn poll(
@@ -183,7 +183,7 @@ async fn poll(
         (status = 200, description = "It is cancelled.", body = JobBody),
         (status = 404, description = "`job_not_found`: none of this key.", body = ErrorBody),
         (status = 409, description = "`job_is_final`: it ended before.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 async fn cancel(
@@ -228,7 +228,7 @@ struct ListQuery {
     responses(
         (status = 200, description = "A page of them.", body = JobList),
         (status = 422, description = "`invalid_value`.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 async fn list(

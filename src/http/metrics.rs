@@ -8,7 +8,7 @@ use axum::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, auth, error::ApiError, openapi, server::Peer};
+use super::{App, auth, docs, error::ApiError, server::Peer};
 use crate::telemetry::Metrics;
 
 /// `/metrics`; the router knows it only when the setting is on.
@@ -24,7 +24,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
     security((), ("key" = [])),
     responses(
         (status = 200, description = "From loopback without a key.", body = String, content_type = "application/openmetrics-text"),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 async fn metrics(

@@ -4,6 +4,8 @@
 mod accept;
 mod auth;
 mod body;
+#[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
+mod docs;
 mod error;
 mod events;
 mod generated;
@@ -14,7 +16,6 @@ mod jobs;
 mod key_uses;
 mod metrics;
 mod openai;
-#[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
 pub mod openapi;
 mod respond;
 pub mod server;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, auth::Authorized, error::ApiError, openapi, respond};
+use super::{App, auth::Authorized, docs, error::ApiError, respond};
 use crate::store;
 
 /// `/v1/usage`.
@@ -37,7 +37,7 @@ struct KeyUsage {
     get,
     path = "/v1/usage",
     tag = "Native",
-    responses((status = 200, description = "Its use.", body = KeyUsage), openapi::Caller),
+    responses((status = 200, description = "Its use.", body = KeyUsage), docs::Caller),
 )]
 async fn usage(
     State(app): State<App>,

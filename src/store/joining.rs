@@ -3,7 +3,7 @@
 
 use sqlx::{FromRow, SqliteConnection};
 
-use super::{Store, StoreError, now, submissions::Submitted};
+use super::{Store, StoreError, now};
 use crate::codex::FailureCode;
 
 /// How long an idempotency key is known, in milliseconds.
@@ -21,6 +21,15 @@ pub struct Joining {
     pub idempotency_key: Option<String>,
     /// The client says that it repeats a request.
     pub is_repeated: bool,
+}
+
+/// What a repeated request finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Its job, in flight or final.
+    Job(String),
+    /// Its idempotency key, which belongs to another request.
+    Mismatch,
 }
 
 #[derive(FromRow)]
@@ -45,7 +54,7 @@ impl Store {
         &self,
         api_key_id: &str,
         joining: &Joining,
-    ) -> Result<Option<Submitted>, StoreError> {
+    ) -> Result<Option<Found>, StoreError> {
         let mut reader = self.read.acquire().await?;
         Ok(find(&mut reader, api_key_id, joining).await?)
     }
@@ -56,7 +65,7 @@ pub(super) async fn find(
     connection: &mut SqliteConnection,
     api_key_id: &str,
     joining: &Joining,
-) -> sqlx::Result<Option<Submitted>> {
+) -> sqlx::Result<Option<Found>> {
     let known: Option<Known> = if let Some(key) = &joining.idempotency_key {
         sqlx::query_as(
             "SELECT id, state, error_code, request_hash IS ?3 AS is_same FROM jobs \
@@ -85,9 +94,9 @@ pub(super) async fn find(
         None
     };
     Ok(match known {
-        Some(known) if !known.is_same => Some(Submitted::Mismatch),
+        Some(known) if !known.is_same => Some(Found::Mismatch),
         Some(known) if known.never_began() => None,
-        Some(known) => Some(Submitted::Joined { id: known.id }),
+        Some(known) => Some(Found::Job(known.id)),
         None => None,
     })
 }

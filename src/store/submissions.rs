@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Store, StoreError,
-    joining::{Joining, find},
+    joining::{Found, Joining, find},
     keep_if_well, now,
 };
 
@@ -167,7 +167,10 @@ async fn commit_with(
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
         if let Some(known) = find(&mut transaction, &job.api_key_id, &job.joining).await? {
-            outcomes.push(known);
+            outcomes.push(match known {
+                Found::Job(id) => Submitted::Joined { id },
+                Found::Mismatch => Submitted::Mismatch,
+            });
             continue;
         }
         if queued >= i64::from(queue_max) {

@@ -11,9 +11,8 @@ use super::{
         App,
         accept::{self, Admission, SMALL_BODY},
         auth::Authorized,
-        body,
+        body, docs,
         error::{ApiError, ErrorBody, OpenAiError},
-        openapi,
     },
     answer::{self, ImagesResponse},
     fields::{Route, Wish},
@@ -29,18 +28,18 @@ use crate::{queue, store::submissions::NewJob};
     post,
     path = "/images/generations",
     tag = "OpenAI",
-    params(openapi::RepeatHeaders),
-    request_body = openapi::GenerationRequest,
+    params(docs::RepeatHeaders),
+    request_body = docs::GenerationRequest,
     responses(
         (status = 200, description = "The pictures.", content(
             (ImagesResponse = "application/json"),
             (String = "text/event-stream"),
         )),
         (status = 400, description = "A field is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
-        (status = 422, response = openapi::Mismatch),
-        openapi::Caller,
-        openapi::Sending,
-        openapi::Waiting,
+        (status = 422, response = docs::Mismatch),
+        docs::Caller,
+        docs::Sending,
+        docs::Waiting,
     ),
 )]
 pub(super) async fn generations(
@@ -59,10 +58,10 @@ pub(super) async fn generations(
     post,
     path = "/images/edits",
     tag = "OpenAI",
-    params(openapi::RepeatHeaders),
+    params(docs::RepeatHeaders),
     request_body(content(
-        (openapi::EditForm = "multipart/form-data"),
-        (openapi::EditRequest = "application/json"),
+        (docs::EditForm = "multipart/form-data"),
+        (docs::EditRequest = "application/json"),
     )),
     responses(
         (status = 200, description = "The pictures.", content(
@@ -70,10 +69,10 @@ pub(super) async fn generations(
             (String = "text/event-stream"),
         )),
         (status = 400, description = "A field or a picture is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
-        (status = 422, response = openapi::Mismatch),
-        openapi::Caller,
-        openapi::Sending,
-        openapi::Waiting,
+        (status = 422, response = docs::Mismatch),
+        docs::Caller,
+        docs::Sending,
+        docs::Waiting,
     ),
 )]
 pub(super) async fn edits(
@@ -91,7 +90,7 @@ pub(super) async fn edits(
     tag = "OpenAI",
     responses(
         (status = 404, description = "`not_supported`, always.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 pub(super) async fn variations(_: Authorized) -> OpenAiError {

@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 
 use super::super::{
     auth::Authorized,
+    docs,
     error::{ApiError, ErrorBody},
-    openapi, respond,
+    respond,
 };
 
 /// What Codex draws with.
@@ -79,7 +80,7 @@ pub(super) struct Models {
     tag = "OpenAI",
     responses(
         (status = 200, description = "The models.", body = Models),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 pub(super) async fn list(_: Authorized) -> Response {
@@ -96,7 +97,7 @@ pub(super) async fn list(_: Authorized) -> Response {
     responses(
         (status = 200, description = "The model.", body = Model),
         (status = 404, description = "`model_not_found`.", body = ErrorBody),
-        openapi::Caller,
+        docs::Caller,
     ),
 )]
 pub(super) async fn one(
