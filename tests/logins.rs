@@ -84,6 +84,11 @@ fn without_any_quota_callers_are_told_when_it_is_back() {
         assert!((3500..=3600).contains(&seconds), "{seconds}");
     }
     assert_eq!(lab.backend.image_requests().len(), requests);
+    wait_for("/ready to say so", || {
+        let reply = lab.service.request_bare("GET", "/ready", &[], None);
+        (reply.status == 503)
+            .then(|| assert_eq!(reply.json()["problems"][0]["code"], "logins_rest"))
+    });
 }
 
 #[test]

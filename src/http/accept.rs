@@ -93,12 +93,7 @@ pub(super) fn upload(app: &App) -> Result<SemaphorePermit<'_>, ApiError> {
 
 /// 429 when every login rests for longer than a caller would wait.
 async fn check_quota(app: &App) -> Result<(), ApiError> {
-    // The worker of another process tells it through the store.
-    let back = match &app.engine {
-        Some(engine) => engine.all_rest_until(),
-        None => app.store.all_rest_until().await?,
-    };
-    let Some(back) = back else { return Ok(()) };
+    let Some(back) = app.all_rest_until().await? else { return Ok(()) };
     let retry_at = back.saturating_mul(1000);
     let patience = i64::try_from(app.patience.as_millis()).unwrap_or(i64::MAX);
     if retry_at > store::now().saturating_add(patience) {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,9 @@ use crate::images;
 /// How long what was found holds for `/ready`. It is asked without a key, and each look costs a
 /// walk over the logins and takes the worker's lock for a moment.
 const LOOK_HOLDS: Duration = Duration::from_secs(1);
+
+/// With less space left than the largest picture takes, the next one may be lost.
+const LITTLE_SPACE: u64 = images::MAX_IMPORT_BYTES;
 
 /// The last look, and when it was.
 pub(super) type LastLook = Mutex<Option<(Instant, Vec<Problem>)>>;
@@ -122,10 +126,16 @@ async fn look(app: &App) -> Vec<Problem> {
                 problems.push(problem(failure.code.as_str(), &failure.message));
             }
             let folder = app.generated_dir.clone();
-            let checked = tokio::task::spawn_blocking(move || images::check_folder(&folder)).await;
-            if !matches!(checked, Ok(Ok(()))) {
-                let message = "The folder of the finished pictures is missing or can't be written.";
-                problems.push(problem("storage", message));
+            let looked = move || images::check_folder(&folder).map(|()| free_bytes(&folder));
+            match tokio::task::spawn_blocking(looked).await {
+                Ok(Ok(free)) if free < LITTLE_SPACE => {
+                    problems.push(problem("storage", "The disk of the finished pictures is full."));
+                }
+                Ok(Ok(_)) => {}
+                _ => problems.push(problem(
+                    "storage",
+                    "The folder of the finished pictures is missing or can't be written.",
+                )),
             }
         }
         None if !worker_is_there(app).await => {
@@ -133,7 +143,19 @@ async fn look(app: &App) -> Vec<Problem> {
         }
         None => {}
     }
+    if let Ok(Some(back)) = app.all_rest_until().await {
+        let back = respond::time(back.saturating_mul(1000));
+        problems.push(problem(
+            "logins_rest",
+            &format!("Every login rests until {back}: no quota is left, or its session is over."),
+        ));
+    }
     problems
+}
+
+/// What this user may still write there; all there is where the system does not tell.
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// A worker holds its lock for as long as it lives. It may be another user's file, so it is opened

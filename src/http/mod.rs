@@ -37,7 +37,13 @@ use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{codex::Engine, config::Config, queue::Queue, store::Store, telemetry::Metrics};
+use crate::{
+    codex::Engine,
+    config::Config,
+    queue::Queue,
+    store::{Store, StoreError},
+    telemetry::Metrics,
+};
 use error::ApiError;
 use key_uses::KeyUses;
 
@@ -112,6 +118,15 @@ impl App {
 }
 
 impl Inner {
+    /// When every login rests: until when the first does, in Unix seconds.
+    async fn all_rest_until(&self) -> Result<Option<i64>, StoreError> {
+        match &self.engine {
+            Some(engine) => Ok(engine.all_rest_until()),
+            // The worker of another process tells it through the store.
+            None => self.store.all_rest_until().await,
+        }
+    }
+
     /// Counts what is read of bodies.
     fn counted(&self) -> impl Fn(u64) + Send + Sync + use<> {
         let metrics = Arc::clone(&self.metrics);
