@@ -184,6 +184,21 @@ fn cancelling_interrupts_the_turn_and_the_server_lives_on() {
 }
 
 #[test]
+fn a_turn_ends_with_its_picture() {
+    let lab = lab();
+    // This model asks for a second picture once it has seen the first, and that takes a while.
+    let words = "[stub images=2 serial=1 latency=1 job=one]";
+    let answer = lab.service.generate(&format!("a kite {words}")).expect(200).json();
+    assert_eq!(answer["images"].as_array().map(Vec::len), Some(1), "{answer}");
+    let server = the_server(&lab.service);
+    // As long as the second would have taken to be asked for.
+    lab.service.generate("another kite [stub latency=1.5]").expect(200);
+    assert_eq!(lab.backend.image_requests_for("one"), 1);
+    assert_eq!(the_server(&lab.service), server);
+    no_pictures_are_kept(&lab);
+}
+
+#[test]
 fn past_its_deadline_a_turn_is_interrupted() {
     let lab = served(|setup| setup.set("CODEX_TIMEOUT_SECONDS", "2"));
     lab.backend.hold_images();

@@ -119,8 +119,15 @@ fn the_phases_come_in_their_order_and_the_result_is_the_polls_answer() {
         .map(|phase| answer["phases"][phase].as_str().unwrap().to_owned())
         .into();
     assert!(times.is_sorted(), "{times:?}");
-    // What the model said stands beside it.
-    assert_eq!(answer["note"], "Done: 1 picture(s).");
+    // The turn ends with its picture: the model does not come to say that it is done.
+    assert!(answer.get("note").is_none(), "{answer}");
+}
+
+#[test]
+fn what_the_model_said_stands_beside_its_picture() {
+    let lab = Lab::new();
+    let job = lab.service.submit("a kite");
+    assert_eq!(lab.service.wait_job(&job)["note"], "Done: 1 picture(s).");
 }
 
 #[test]

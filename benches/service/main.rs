@@ -10,6 +10,10 @@ mod support;
 
 mod bare;
 mod caller;
+mod cancel;
+mod codex;
+mod codex_cpu;
+mod codex_memory;
 mod machine;
 mod memory;
 mod nginx;
@@ -20,6 +24,7 @@ mod start;
 mod stats;
 mod submit;
 mod table;
+mod together;
 mod wrk;
 
 use std::{
@@ -39,7 +44,7 @@ struct Measurement {
     run: fn() -> Result<Vec<Row>, String>,
 }
 
-const ALL: [Measurement; 9] = [
+const ALL: [Measurement; 13] = [
     Measurement { name: "start", what: "from the start to the first 200", run: start::rows },
     Measurement { name: "rss", what: "memory when idle", run: memory::idle },
     Measurement { name: "health", what: "/health a second", run: routes::health },
@@ -53,6 +58,14 @@ const ALL: [Measurement; 9] = [
     },
     Measurement { name: "uploads", what: "memory with 20 large uploads", run: memory::uploads },
     Measurement { name: "notice", what: "from a job's end to its caller", run: notice::rows },
+    Measurement { name: "together", what: "32 pictures of 2 s on one login", run: together::rows },
+    Measurement { name: "cpu", what: "processor time of Codex a picture", run: codex_cpu::rows },
+    Measurement {
+        name: "codex-rss",
+        what: "memory of Codex after 200 large pictures",
+        run: codex_memory::rows,
+    },
+    Measurement { name: "cancel", what: "from a DELETE to the dropped request", run: cancel::rows },
 ];
 
 const HELP: &str = "\
@@ -64,8 +77,9 @@ Measures the release binary and prints a table; with names, only those rows:
 const AFTER: &str = "
   --program FILE   another build of the service, to compare with
 
-wrk and nginx (apt-get install wrk nginx) and, for `overhead`, the Codex that tests/run installs
-are needed for some rows, which otherwise say what is missing. Load, bare comparison and service
+wrk and nginx (apt-get install wrk nginx) and, for `overhead`, `together`, `cpu`, `codex-rss` and
+`cancel`, the Codex that tests/run installs are needed for some rows, which otherwise say what is
+missing. Load, bare comparison and service
 share the machine: look at the ratios, and measure when nothing else runs.";
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -193,7 +193,10 @@ impl Attempt<'_, '_> {
         Ok(started["turn"]["id"].as_str().map(str::to_owned))
     }
 
-    /// Until the turn's end; past the deadline or when stopped, it is interrupted.
+    /// Until the turn's end. It is interrupted past the deadline, when stopped, and once its picture
+    /// is there: Codex would send it back to the model, only to hear that it is done. That holds
+    /// each picture several times over in memory (16 at once of 3 MB: 450 MB resident instead of
+    /// 240), is charged to the login, and lets the model ask for a second one that nobody wants.
     async fn follow(
         &self,
         events: &mut mpsc::Receiver<TurnEvent>,
@@ -202,28 +205,33 @@ impl Attempt<'_, '_> {
         begun: Instant,
     ) -> Ending {
         let mut deadline = tokio::time::Instant::from_std(begun + self.timeout);
-        let mut ending = None;
+        let mut ending = Ending::Unknown;
+        let mut interrupted = false;
         while course.end.is_none() {
-            let over = tokio::select! {
+            let why = tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => {
                         if event == TurnEvent::Drawing {
                             (self.sink)(Step::Drawing).await;
                         }
+                        let drawn = self.is_picture(&event, listener.thread).await;
                         course.take(event);
-                        continue;
+                        if !drawn || interrupted {
+                            continue;
+                        }
+                        Ending::Unknown
                     }
                     None => break,
                 },
                 () = self.server.wire.closed() => break,
                 () = tokio::time::sleep_until(deadline) => Ending::TimedOut,
-                () = self.stop.cancelled(), if ending.is_none() => Ending::Stopped,
+                () = self.stop.cancelled(), if !interrupted => Ending::Stopped,
             };
-            if ending.is_some() {
+            if interrupted {
                 self.server.kill("did not interrupt a turn");
                 break;
             }
-            ending = Some(over);
+            (ending, interrupted) = (why, true);
             let which = json!({"threadId": listener.thread, "turnId": listener.turn});
             self.server.wire.tell("turn/interrupt", &which);
             deadline = tokio::time::Instant::now() + INTERRUPT;
@@ -232,7 +240,22 @@ impl Attempt<'_, '_> {
         while let Ok(event) = events.try_recv() {
             course.take(event);
         }
-        ending.unwrap_or(Ending::Unknown)
+        ending
+    }
+
+    /// Whether this is news of a picture that lies in the thread's folder. Of what is none the model
+    /// is told, and it may do better.
+    async fn is_picture(&self, event: &TurnEvent, thread: &str) -> bool {
+        let TurnEvent::Image(ImageItem { saved: Some(_), failed: false, .. }) = event else {
+            return false;
+        };
+        let shadow = shadow::path(&self.servers.shadows, &self.home.path);
+        let thread = thread.to_owned();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut found = Harvest::default();
+            harvest::harvest(&shadow, &thread, &mut found).is_ok() && !found.pictures.is_empty()
+        });
+        looked.await.unwrap_or(false)
     }
 
     /// A failed picture is explained on standard error only, which may come later.
