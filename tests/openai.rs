@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::{thread, time::Duration};
+use std::{io::Write as _, thread, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -452,6 +452,28 @@ fn partly_failed_is_a_success_that_says_so() {
     let body = reply.expect(200).json();
     assert_eq!((body["data"].as_array().unwrap().len(), &body["missing"]), (1, &json!(1)));
     assert_eq!(body["errors"][0]["code"], "moderation_blocked");
+}
+
+#[test]
+fn who_sends_a_large_upload_reads_why_it_is_refused() {
+    let full =
+        Setup::fake().set("GENERATION_QUEUE_MAX_SIZE", "1").args(&["--role", "front"]).start();
+    full.submit("waits");
+    let small = Setup::painter().set("MAX_REQUEST_BODY_BYTES", "2048").start();
+    let (kind, body) = form(&[("prompt", "", b"x"), ("image", FILE, &vec![0; 20_000_000])]);
+    for (service, status) in [(&full, 503), (&small, 413)] {
+        let bearer = format!("Bearer {}", service.default_key());
+        let head = format!(
+            "POST {EDITS} HTTP/1.1\r\nhost: x\r\nauthorization: {bearer}\r\n\
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        // Like most clients: everything is sent before anything is read.
+        let mut connection = service.connect();
+        connection.write_all(head.as_bytes()).unwrap();
+        connection.write_all(&body).unwrap();
+        assert_eq!(connection.reply("POST").unwrap().status, status);
+    }
 }
 
 // Models, use, browsers

@@ -1,12 +1,22 @@
 //! Connections: at most so many, each with a deadline for its head, and an end that lets the
 //! client read its answer even when its body was not wanted.
 
-use std::{convert::Infallible, io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::{Body, HttpBody},
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
 };
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,6 +41,10 @@ const SEND_TIMEOUT: Duration = Duration::from_mins(1);
 /// client comes to read its answer instead of meeting a reset.
 const LINGER_BYTES: u64 = 48 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
+/// The same for a caller whose key is known. Most clients send their whole upload before they look
+/// for an answer, and would take a reset for a broken network, and try again.
+const KNOWN_LINGER_BYTES: u64 = 128 * 1024 * 1024;
+const KNOWN_LINGER: Duration = Duration::from_secs(10);
 
 /// A socket that accepts.
 pub enum Listener {
@@ -128,7 +142,10 @@ async fn connection<S>(stream: S, peer: Peer, router: Router, stop: Cancellation
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let known = Arc::new(AtomicBool::new(false));
+    let is_known = Arc::clone(&known);
     let service = service_fn(move |request: Request<Incoming>| {
+        let is_known = Arc::clone(&is_known);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let has_body = !request.body().is_end_stream();
@@ -138,6 +155,7 @@ where
             // Refused, maybe before all of the body was read: the connection ends with this
             // answer, and the client must not send its next request into the void.
             if has_body && !answer.status().is_success() {
+                is_known.store(is_told_to_known_callers(answer.status()), Ordering::Relaxed);
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
@@ -166,19 +184,36 @@ where
         tracing::debug!(%error, "a connection broke");
     }
     if let Some(connection) = connection {
-        linger(connection.into_parts().io.into_inner()).await;
+        let (bytes, time) = if known.load(Ordering::Relaxed) {
+            (KNOWN_LINGER_BYTES, KNOWN_LINGER)
+        } else {
+            (LINGER_BYTES, LINGER)
+        };
+        linger(connection.into_parts().io.into_inner(), bytes, time).await;
     }
 }
 
+/// The routes that take bodies look at the key first: whoever hears this of a body has one.
+fn is_told_to_known_callers(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNPROCESSABLE_ENTITY
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
 /// Ends our half, then waits a little for the client to end its own.
-async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: u64, time: Duration) {
     if stream.shutdown().await.is_err() {
         return;
     }
     let discard = async {
-        let mut rest = (&mut stream).take(LINGER_BYTES);
+        let mut rest = (&mut stream).take(bytes);
         let mut buffer = [0; 8 * 1024];
         while matches!(rest.read(&mut buffer).await, Ok(1..)) {}
     };
-    let _ = tokio::time::timeout(LINGER, discard).await;
+    let _ = tokio::time::timeout(time, discard).await;
 }
