@@ -325,6 +325,32 @@ fn a_stream_is_kept_alive_and_tells_its_error() {
 }
 
 #[test]
+fn a_stream_tells_each_picture_as_it_comes() {
+    let lab =
+        Lab::served(&[HomeOptions::default()], |setup| setup.set("CODEX_WORKER_CONCURRENCY", "1"));
+    lab.backend.hold_images();
+    let bearer = format!("Bearer {}", lab.service.default_key());
+    let mut connection = lab.service.connect();
+    let body = json!({"prompt": "two kites", "n": 2, "stream": true}).to_string();
+    let headers = [("authorization", bearer.as_str())];
+    connection.send("POST", GENERATIONS, &headers, Some(body.as_bytes())).unwrap();
+    lab.backend.wait_for_images(1);
+    lab.backend.set("image_latency=60");
+    lab.backend.release_images();
+    // The second is not there for a long time.
+    let head = connection.head().unwrap();
+    assert_eq!(head.status, 200);
+    let mut seen = String::new();
+    while !seen.contains("\n\n") {
+        seen += &String::from_utf8_lossy(&connection.read_some().unwrap());
+    }
+    assert!(seen.contains("event: image_generation.completed"), "{seen}");
+    let job = head.header("x-job-id").unwrap();
+    assert_eq!(lab.service.job(job)["status"], "running");
+    lab.service.delete(&format!("/v1/images/jobs/{job}")).expect(200);
+}
+
+#[test]
 fn what_can_be_decided_is_decided_before_a_stream_begins() {
     let service = Setup::painter().start();
     generations(&service, &json!({"prompt": "x", "stream": true, "n": 9})).expect(400);

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use super::worker::{Worker, log_store_error};
+use super::{
+    bell::Ring,
+    worker::{Worker, log_store_error},
+};
 use crate::{
     codex::{Failure, FailureCode, Finished, ThreadRef},
     images::{self, Format, Output, Rejected},
@@ -158,7 +161,11 @@ pub(super) async fn record(
         recorded = store.finish_turn(claim, &end, worker.expires_at()).await;
     }
     let result = match recorded {
-        Ok(Recorded::Open | Recorded::Duplicate) => TurnResult::Recorded,
+        Ok(Recorded::Open | Recorded::Duplicate) => {
+            // Some callers want each picture as it comes.
+            worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+            TurnResult::Recorded
+        }
         Ok(Recorded::Final(state)) => {
             let code = match (state, &end.result) {
                 (JobState::Failed, Err(failure)) => Some(failure.code),

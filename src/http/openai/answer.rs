@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use futures_util::stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,7 +17,7 @@ use super::{
         jobs::Missing,
         respond,
     },
-    fields::{ResponseFormat, Route, Wish},
+    fields::{ResponseFormat, Wish},
 };
 use crate::{
     images::{self, Base64Body, FileBody, Format, Segment},
@@ -120,19 +121,7 @@ async fn pictures(app: &App, ticket: &Ticket) -> Result<Pictures, ApiError> {
             return Err(ApiError::ShuttingDown { job: Some(ticket.job().to_owned()) });
         }
     };
-    let known = app.store.job_images(&job.id).await?;
-    let folder = app.generated_dir.clone();
-    let files = accept::on_blocking_thread(move || {
-        let open = |image: JobImage| match images::open(&folder, &image.file) {
-            Ok(stored) => Ok((image, stored)),
-            Err(error) => {
-                tracing::error!(file = image.file, %error, "a picture cannot be read");
-                Err(ApiError::Internal)
-            }
-        };
-        known.into_iter().map(open).collect::<Result<Vec<_>, _>>()
-    })
-    .await?;
+    let files = open(app, app.store.job_images(&job.id).await?).await?;
     if files.is_empty() {
         // It expired between the two looks.
         return Err(accept::ended_without_picture(job));
@@ -140,8 +129,27 @@ async fn pictures(app: &App, ticket: &Ticket) -> Result<Pictures, ApiError> {
     Ok(Pictures { job, files })
 }
 
+/// Opens pictures of a job.
+pub(super) async fn open(
+    app: &App,
+    known: Vec<JobImage>,
+) -> Result<Vec<(JobImage, images::Stored)>, ApiError> {
+    let folder = app.generated_dir.clone();
+    accept::on_blocking_thread(move || {
+        let open = |image: JobImage| match images::open(&folder, &image.file) {
+            Ok(stored) => Ok((image, stored)),
+            Err(error) => {
+                tracing::error!(file = image.file, %error, "a picture cannot be read");
+                Err(ApiError::Internal)
+            }
+        };
+        known.into_iter().map(open).collect()
+    })
+    .await
+}
+
 impl<'a> About<'a> {
-    fn of(wish: &'a Wish, files: &[(JobImage, images::Stored)]) -> Self {
+    pub(super) fn of(wish: &'a Wish, files: &[(JobImage, images::Stored)]) -> Self {
         let opaque = files.iter().all(|(image, _)| image.opaque);
         let (width, height, format) =
             files.first().map_or((0, 0, Format::Png), |(image, stored)| {
@@ -203,12 +211,12 @@ async fn plain(app: &App, ticket: &Ticket, wish: &Wish) -> Result<Vec<Segment>, 
 }
 
 /// Members of several objects, without the braces.
-fn join(objects: &[String]) -> String {
+pub(super) fn join(objects: &[String]) -> String {
     let members = objects.iter().filter_map(|object| object.strip_prefix('{')?.strip_suffix('}'));
     members.filter(|members| !members.is_empty()).collect::<Vec<_>>().join(",")
 }
 
-fn text(text: String) -> Segment {
+pub(super) fn text(text: String) -> Segment {
     Segment::Text(Bytes::from(text))
 }
 
@@ -225,64 +233,19 @@ pub(super) async fn when_final(app: App, ticket: Ticket, wish: Wish) -> Result<R
         (Ok(segments), _) => Body::new(Base64Body::new(segments?)),
         (Err(_), interval) => {
             let interval = interval.unwrap_or(super::stream::KEEP_ALIVE);
-            super::stream::body("\n", interval, true, async move {
+            let answer = stream::once(async move {
                 answer.await.unwrap_or_else(|error| {
                     let envelope = error.envelope(Dress::OpenAi);
                     vec![text(serde_json::to_string(&envelope).unwrap_or_default())]
                 })
-            })
+            });
+            super::stream::body("\n", interval, true, answer)
         }
     };
     Ok(respond_with(body, "application/json", &id))
 }
 
-/// Server-sent events: one for each picture, or one that says what went wrong.
-pub(super) fn as_events(app: App, ticket: Ticket, wish: Wish, route: Route) -> Response {
-    let id = ticket.job().to_owned();
-    let body =
-        super::stream::body(": keep-alive\n\n", super::stream::KEEP_ALIVE, false, async move {
-            events(&app, &ticket, &wish, route).await.unwrap_or_else(|error| {
-                let envelope = error.envelope(Dress::OpenAi);
-                let data = serde_json::json!({"type": "error", "error": envelope.error});
-                vec![text(format!("event: error\ndata: {data}\n\n"))]
-            })
-        });
-    let mut response = respond_with(body, "text/event-stream", &id);
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Else nginx collects the events until it has a page of them.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-async fn events(
-    app: &App,
-    ticket: &Ticket,
-    wish: &Wish,
-    route: Route,
-) -> Result<Vec<Segment>, ApiError> {
-    let kind = match route {
-        Route::Generations => "image_generation.completed",
-        Route::Edits => "image_edit.completed",
-    };
-    let mut pictures = pictures(app, ticket).await?;
-    let created = pictures.job.created_at / 1000;
-    let mut segments = Vec::new();
-    for file in std::mem::take(&mut pictures.files) {
-        let file = [file];
-        let about = serde_json::to_string(&About::of(wish, &file)).unwrap_or_default();
-        let [(_, stored)] = file;
-        segments.push(text(format!(
-            "event: {kind}\ndata: {{\"type\":\"{kind}\",\"created_at\":{created},{},\"b64_json\":\"",
-            join(&[about])
-        )));
-        segments.push(Segment::Base64(FileBody::new(stored.file, 0, stored.bytes)));
-        segments.push(text("\"}\n\n".to_owned()));
-    }
-    Ok(segments)
-}
-
-fn respond_with(body: Body, kind: &'static str, job: &str) -> Response {
+pub(super) fn respond_with(body: Body, kind: &'static str, job: &str) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -15,6 +15,7 @@ use super::{
         error::{ApiError, ErrorBody, OpenAiError},
     },
     answer::{self, ImagesResponse},
+    events,
     fields::{Route, Wish},
     json, multipart,
 };
@@ -106,7 +107,7 @@ async fn make(
     let (job, wish) = accept(&app, caller, route, request).await?;
     let ticket = accept::enter_to_wait(&app, job).await?;
     if wish.stream {
-        return Ok(answer::as_events(app, ticket, wish, route));
+        return Ok(events::answer(app, &ticket, wish, route));
     }
     Ok(answer::when_final(app, ticket, wish).await?)
 }

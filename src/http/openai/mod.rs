@@ -3,6 +3,7 @@
 //! answers say what is true of the picture.
 
 mod answer;
+mod events;
 mod fields;
 mod images;
 mod json;
