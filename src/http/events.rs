@@ -48,7 +48,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen."),
     ),
     responses(
-        (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events.", body = openapi::ServerSentEvent, content_type = "text/event-stream"),
         (status = 204, description = "The result was seen."),
         (status = 404, description = "`job_not_found`.", body = ErrorBody),
         openapi::Caller,

@@ -312,6 +312,7 @@ struct Generated<'a> {
     status: JobState,
     images: Vec<Image>,
     created_at: String,
+    #[schema(value_type = Missing)]
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }
@@ -338,6 +339,7 @@ pub(super) struct JobBody<'a> {
     phases: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'a str>,
+    #[schema(value_type = Missing)]
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }
@@ -375,10 +377,12 @@ struct Image {
     expires_at: String,
 }
 
-/// What a job of several pictures lacks.
+/// What a job of several pictures lacks; not there when it lacks nothing.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Missing<'a> {
+    #[schema(required = false)]
     missing: usize,
+    #[schema(required = false)]
     errors: Vec<MissingImage<'a>>,
 }
 

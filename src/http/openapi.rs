@@ -28,7 +28,7 @@ use super::{App, error::ErrorBody, openai, respond};
         (name = "Native", description = "Jobs: submit, poll, follow, list, cancel."),
         (name = "Service", description = "Is it alive, is it ready, what does it do."),
     ),
-    components(schemas(ErrorBody, openai::StreamEvent)),
+    components(schemas(ErrorBody, openai::StreamEvent), responses(Mismatch)),
     modifiers(&Key),
     security(("key" = [])),
 )]
@@ -132,6 +132,19 @@ pub(super) enum Waiting {
 #[response(description = "`idempotency_mismatch`: the key was sent with another request.")]
 #[allow(dead_code, reason = "documents what error.rs answers")]
 pub(super) struct Mismatch(ErrorBody);
+
+/// One event of a stream of server-sent events.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documents what is written piece by piece")]
+pub(super) struct ServerSentEvent {
+    /// What happened.
+    event: Option<String>,
+    /// For the header `Last-Event-ID`, where a stream can be taken up again.
+    id: Option<String>,
+    /// JSON.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
 
 /// What makes a repetition join the job of the first request instead of paying again.
 #[derive(IntoParams)]

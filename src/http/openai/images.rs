@@ -34,7 +34,7 @@ use crate::{queue, store::submissions::NewJob};
     responses(
         (status = 200, description = "The pictures.", content(
             (ImagesResponse = "application/json"),
-            (String = "text/event-stream"),
+            (openapi::ServerSentEvent = "text/event-stream"),
         )),
         (status = 400, description = "A field is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
         (status = 422, response = openapi::Mismatch),
@@ -67,7 +67,7 @@ pub(super) async fn generations(
     responses(
         (status = 200, description = "The pictures.", content(
             (ImagesResponse = "application/json"),
-            (String = "text/event-stream"),
+            (openapi::ServerSentEvent = "text/event-stream"),
         )),
         (status = 400, description = "A field or a picture is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
         (status = 422, response = openapi::Mismatch),
