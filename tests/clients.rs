@@ -55,7 +55,9 @@ fn clients() -> Vec<Client> {
     let installed = |client: &Client| {
         let is_there = client.command().is_some();
         if !is_there {
-            cannot_run(&format!("{client:?}'s package is not installed; tests/run clients does it"));
+            cannot_run(&format!(
+                "{client:?}'s package is not installed; tests/run clients does it"
+            ));
         }
         is_there
     };
@@ -295,9 +297,7 @@ fn a_cut_connection_pays_once() {
             let script = bench.start(client, scenario, &proxy.url);
             backend.wait_for_images(1);
             proxy.cut();
-            wait_for("the repetition", || {
-                proxy.said("x-stainless-retry-count: 1").then_some(())
-            });
+            wait_for("the repetition", || proxy.said("x-stainless-retry-count: 1").then_some(()));
             backend.release_images();
             script.ends_well();
             assert_eq!(backend.image_requests().len(), 1, "{client:?}'s {scenario}");
