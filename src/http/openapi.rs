@@ -239,7 +239,7 @@ pub(super) struct EditForm {
 
 /// A request of `edits` as JSON.
 #[derive(ToSchema)]
-#[schema(example = json!({"prompt": "make it night", "images": [{"image_url": "data:image/png;base64,…"}]}))]
+#[schema(example = json!({"prompt": "make it night", "images": [{"image_url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4YKAAAALEARHyd+jyAAAAAElFTkSuQmCC"}]}))]
 #[allow(dead_code, reason = "documents what openai/fields.rs reads")]
 pub(super) struct EditRequest {
     /// What is to be done.
