@@ -322,7 +322,7 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let service = lab.service.url("").replace("http://", "");
         let (open, heard) = <(Arc<Mutex<Vec<TcpStream>>>, Arc<Mutex<Vec<u8>>>)>::default();
-        let (opened, hears) = (Arc::clone(&open), Arc::clone(&heard));
+        let (opened, words) = (Arc::clone(&open), Arc::clone(&heard));
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -331,8 +331,8 @@ impl Proxy {
                     opened.lock().unwrap().push(end.try_clone().unwrap());
                 }
                 let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                let hears = Arc::clone(&hears);
-                thread::spawn(move || pass_on(ends.0, ends.1, Some(&hears)));
+                let words = Arc::clone(&words);
+                thread::spawn(move || pass_on(ends.0, ends.1, Some(&words)));
                 thread::spawn(move || pass_on(server, client, None));
             }
         });

@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -185,16 +186,16 @@ fn known(service: &Service, job: &str) -> PathBuf {
         ("generated", "file", &format!("{job}.png")),
         ("models", "id", "gpt-image-2"),
     ];
-    let text: String = known
-        .iter()
-        .map(|(route, name, value)| {
-            format!(
-                "[dictionaries.{route}]\nvalues = [\"{value}\"]\n[[operations]]\n\
-                 include-path-regex = \"{route}\"\n\
-                 parameters = {{ \"path.{name}\" = {{ dictionary = \"{route}\", probability = 0.6 }} }}\n"
-            )
-        })
-        .collect();
+    let mut text = String::new();
+    for (route, name, value) in known {
+        writeln!(
+            text,
+            "[dictionaries.{route}]\nvalues = [\"{value}\"]\n[[operations]]\n\
+             include-path-regex = \"{route}\"\n\
+             parameters = {{ \"path.{name}\" = {{ dictionary = \"{route}\", probability = 0.6 }} }}"
+        )
+        .unwrap();
+    }
     fs::write(&file, text).unwrap();
     file
 }

@@ -8,6 +8,7 @@
 //! the answer that the client reads.
 
 #![allow(clippy::unwrap_used, reason = "a broken test is a failed test")]
+#![allow(clippy::doc_markdown, reason = "names of programs")]
 
 mod support;
 
