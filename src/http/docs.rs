@@ -56,6 +56,19 @@ pub(super) enum Waiting {
 #[allow(dead_code, reason = "documents what error.rs answers")]
 pub(super) struct Mismatch(ErrorBody);
 
+/// One event of a stream of server-sent events.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "documents what is written piece by piece")]
+pub(super) struct ServerSentEvent {
+    /// What happened.
+    event: Option<String>,
+    /// For the header `Last-Event-ID`, where a stream can be taken up again.
+    id: Option<String>,
+    /// JSON.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// What makes a repetition join the job of the first request instead of paying again.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
@@ -149,7 +162,7 @@ pub(super) struct EditForm {
 
 /// A request of `edits` as JSON.
 #[derive(ToSchema)]
-#[schema(example = json!({"prompt": "make it night", "images": [{"image_url": "data:image/png;base64,…"}]}))]
+#[schema(example = json!({"prompt": "make it night", "images": [{"image_url": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4YKAAAALEARHyd+jyAAAAAElFTkSuQmCC"}]}))]
 #[allow(dead_code, reason = "documents what openai/fields.rs reads")]
 pub(super) struct EditRequest {
     /// What is to be done.

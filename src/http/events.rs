@@ -3,15 +3,16 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    Router,
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
+    routing::get,
 };
 use futures_util::stream;
 use serde_json::json;
 use tokio::time::Instant;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App, auth, docs,
@@ -31,8 +32,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RESULT: &str = "result";
 
 /// `/v1/images/jobs/{id}/events`.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(events))
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/v1/images/jobs/{id}/events", get(events))
 }
 
 /// Follow a job.
@@ -48,13 +49,13 @@ pub(super) fn router() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen."),
     ),
     responses(
-        (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The events.", body = docs::ServerSentEvent, content_type = "text/event-stream"),
         (status = 204, description = "The result was seen."),
         (status = 404, description = "`job_not_found`.", body = ErrorBody),
         docs::Caller,
     ),
 )]
-async fn events(
+pub(super) async fn events(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,

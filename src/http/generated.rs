@@ -6,10 +6,12 @@ use std::{
 };
 
 use axum::{
+    Router,
     body::Body,
     extract::{Path, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use axum_extra::headers::{
     ETag, HeaderMapExt, IfModifiedSince, IfNoneMatch, IfRange, LastModified, Range,
@@ -21,11 +23,10 @@ use super::{
     respond,
 };
 use crate::images::{self, FileBody};
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// `/generated/{file}`, for GET and HEAD.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(serve))
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/generated/{file}", get(serve))
 }
 
 /// A picture. No key: the name is unguessable.
@@ -48,7 +49,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         (status = 500, description = "`internal_error`.", body = ErrorBody),
     ),
 )]
-async fn serve(
+pub(super) async fn serve(
     State(app): State<App>,
     name: Result<Path<String>, PathRejection>,
     method: Method,

@@ -7,14 +7,15 @@ use std::{
 };
 
 use axum::{
+    Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, respond};
 use crate::images;
@@ -39,7 +40,7 @@ pub(super) struct Problem {
 
 /// Whether a job sent now would be drawn.
 #[derive(Serialize, ToSchema)]
-struct Readiness<'a> {
+pub(super) struct Readiness<'a> {
     /// `ready` or `not ready`.
     #[schema(example = "ready")]
     status: &'static str,
@@ -50,18 +51,18 @@ struct Readiness<'a> {
 /// That the process is alive.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "documents what is written as it stands")]
-struct Health {
+pub(super) struct Health {
     /// Always `ok`.
     #[schema(example = "ok")]
     status: String,
 }
 
 /// `/health`, `/ready` and `/`.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(health))
-        .routes(routes!(ready))
-        .routes(routes!(to_the_pages))
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/", get(to_the_pages))
 }
 
 /// Is the process alive?
@@ -72,7 +73,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
     security(()),
     responses((status = 200, description = "It is.", body = Health)),
 )]
-async fn health() -> Response {
+pub(super) async fn health() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#).into_response()
 }
 
@@ -87,7 +88,7 @@ async fn health() -> Response {
         (status = 503, description = "It would not: what is wrong.", body = Readiness),
     ),
 )]
-async fn ready(State(app): State<App>) -> Response {
+pub(super) async fn ready(State(app): State<App>) -> Response {
     let mut problems = Vec::new();
     if app.queue.is_draining() {
         problems.push(problem("shutting_down", "The service is shutting down."));
@@ -177,7 +178,7 @@ async fn worker_is_there(app: &App) -> bool {
     security(()),
     responses((status = 303, description = "`Location` is the admin pages.")),
 )]
-async fn to_the_pages(State(app): State<App>) -> Response {
+pub(super) async fn to_the_pages(State(app): State<App>) -> Response {
     let target = format!("{}/admin", app.admin_url_prefix);
     let mut response = StatusCode::SEE_OTHER.into_response();
     respond::set(response.headers_mut(), header::LOCATION, &target);

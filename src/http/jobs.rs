@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 
 use axum::{
+    Router,
     extract::{
         DefaultBodyLimit, Path, Query, Request, State,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
+    routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     App,
@@ -41,11 +42,11 @@ const PAGE: u32 = 20;
 const MAX_PAGE: u32 = 100;
 
 /// Everything under `/v1/images` that is not OpenAI's.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(generate))
-        .routes(routes!(submit, list))
-        .routes(routes!(poll, cancel))
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/v1/images/generate", post(generate))
+        .route("/v1/images/jobs", post(submit).get(list))
+        .route("/v1/images/jobs/{id}", get(poll).delete(cancel))
         // Ours counts while it streams, and comes after the key.
         .layer(DefaultBodyLimit::disable())
 }
@@ -66,7 +67,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         docs::Waiting,
     ),
 )]
-async fn generate(
+pub(super) async fn generate(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
@@ -96,7 +97,7 @@ async fn generate(
         docs::Sending,
     ),
 )]
-async fn submit(
+pub(super) async fn submit(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
@@ -160,7 +161,7 @@ async fn read_native(
         docs::Caller,
     ),
 )]
-async fn poll(
+pub(super) async fn poll(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
     request: Request,
@@ -186,7 +187,7 @@ async fn poll(
         docs::Caller,
     ),
 )]
-async fn cancel(
+pub(super) async fn cancel(
     State(app): State<App>,
     id: Result<Path<String>, PathRejection>,
     Authorized(caller): Authorized,
@@ -210,7 +211,7 @@ async fn cancel(
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+pub(super) struct ListQuery {
     /// Jobs on a page.
     #[param(value_type = u32, minimum = 1, maximum = 100, default = 20, required = false, nullable = false)]
     limit: Option<String>,
@@ -231,7 +232,7 @@ struct ListQuery {
         docs::Caller,
     ),
 )]
-async fn list(
+pub(super) async fn list(
     State(app): State<App>,
     Authorized(caller): Authorized,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -312,6 +313,7 @@ struct Generated<'a> {
     status: JobState,
     images: Vec<Image>,
     created_at: String,
+    #[schema(value_type = Missing)]
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }
@@ -338,6 +340,7 @@ pub(super) struct JobBody<'a> {
     phases: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'a str>,
+    #[schema(value_type = Missing)]
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }
@@ -375,10 +378,12 @@ struct Image {
     expires_at: String,
 }
 
-/// What a job of several pictures lacks.
+/// What a job of several pictures lacks; not there when it lacks nothing.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Missing<'a> {
+    #[schema(required = false)]
     missing: usize,
+    #[schema(required = false)]
     errors: Vec<MissingImage<'a>>,
 }
 

@@ -1,19 +1,19 @@
 //! `/metrics` in Prometheus' form, when the setting is on: for loopback, or with a key.
 
 use axum::{
-    Extension,
+    Extension, Router,
     extract::State,
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
+    routing::get,
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, auth, docs, error::ApiError, server::Peer};
 use crate::telemetry::Metrics;
 
 /// `/metrics`; the router knows it only when the setting is on.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(metrics))
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/metrics", get(metrics))
 }
 
 /// Counts and times in Prometheus' form; only with `METRICS=on`.
@@ -27,7 +27,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         docs::Caller,
     ),
 )]
-async fn metrics(
+pub(super) async fn metrics(
     State(app): State<App>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,

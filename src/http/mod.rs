@@ -35,7 +35,6 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
-use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     codex::Engine,
@@ -157,16 +156,18 @@ pub(crate) fn read_request(body: impl Read, folder: &Path) -> Result<Asked, Stri
     })
 }
 
-/// Every route, with what it says of itself.
-fn routes(metrics: bool) -> OpenApiRouter<App> {
-    let mut router = openapi::documented()
+/// Every route; `openapi.rs` lists what they say of themselves.
+fn routes(metrics: bool) -> Router<App> {
+    let mut router = Router::new()
         .merge(health::router())
         .merge(jobs::router())
         .merge(events::router())
         .merge(generated::router())
         .merge(usage::router())
         .merge(openapi::router())
-        .nest("/v1", openai::router());
+        .nest("/v1", openai::router())
+        // For clients whose base URL lacks the `/v1`.
+        .merge(openai::router());
     if metrics {
         router = router.merge(metrics::router());
     }
@@ -175,10 +176,7 @@ fn routes(metrics: bool) -> OpenApiRouter<App> {
 
 /// Every route, in its middleware.
 pub fn router(app: App, config: &Config) -> Router {
-    let (router, _) = routes(config.metrics).split_for_parts();
-    // For clients whose base URL lacks the `/v1`.
-    let mut router = router
-        .merge(Router::from(openai::router()))
+    let mut router = routes(config.metrics)
         .fallback(async || ApiError::NoRoute)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     if !config.cors_allow_origins.is_empty() {

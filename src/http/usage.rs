@@ -1,21 +1,20 @@
 //! What a caller's own key has had. Never the quota of a login, which is the operator's matter.
 
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{Router, extract::State, http::StatusCode, response::Response, routing::get};
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, auth::Authorized, docs, error::ApiError, respond};
 use crate::store;
 
 /// `/v1/usage`.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(usage))
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/v1/usage", get(usage))
 }
 
 /// The use of one key.
 #[derive(Serialize, ToSchema)]
-struct KeyUsage {
+pub(super) struct KeyUsage {
     /// The key, as the operator sees it.
     #[schema(example = "cimg_x7Qp…")]
     key: String,
@@ -39,7 +38,7 @@ struct KeyUsage {
     tag = "Native",
     responses((status = 200, description = "Its use.", body = KeyUsage), docs::Caller),
 )]
-async fn usage(
+pub(super) async fn usage(
     State(app): State<App>,
     Authorized(caller): Authorized,
 ) -> Result<Response, ApiError> {

@@ -65,6 +65,7 @@ pub(in crate::http) struct ImagesResponse<'a> {
     #[schema(inline)]
     #[serde(flatten)]
     about: About<'a>,
+    #[schema(value_type = Missing)]
     #[serde(flatten)]
     missing: Option<Missing<'a>>,
 }

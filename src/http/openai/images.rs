@@ -27,14 +27,14 @@ use crate::{queue, store::submissions::NewJob};
 /// a stream of server-sent events, one `image_generation.completed` for each picture.
 #[utoipa::path(
     post,
-    path = "/images/generations",
+    path = "/v1/images/generations",
     tag = "OpenAI",
     params(docs::RepeatHeaders),
     request_body = docs::GenerationRequest,
     responses(
         (status = 200, description = "The pictures.", content(
             (ImagesResponse = "application/json"),
-            (String = "text/event-stream"),
+            (docs::ServerSentEvent = "text/event-stream"),
         )),
         (status = 400, description = "A field is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
         (status = 422, response = docs::Mismatch),
@@ -43,7 +43,7 @@ use crate::{queue, store::submissions::NewJob};
         docs::Waiting,
     ),
 )]
-pub(super) async fn generations(
+pub(in crate::http) async fn generations(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
@@ -57,7 +57,7 @@ pub(super) async fn generations(
 /// with words that say what it is: Codex has no parameter for it.
 #[utoipa::path(
     post,
-    path = "/images/edits",
+    path = "/v1/images/edits",
     tag = "OpenAI",
     params(docs::RepeatHeaders),
     request_body(content(
@@ -67,7 +67,7 @@ pub(super) async fn generations(
     responses(
         (status = 200, description = "The pictures.", content(
             (ImagesResponse = "application/json"),
-            (String = "text/event-stream"),
+            (docs::ServerSentEvent = "text/event-stream"),
         )),
         (status = 400, description = "A field or a picture is wrong (`param` names it); or the model declined: `moderation_blocked`, `model_refused`.", body = ErrorBody),
         (status = 422, response = docs::Mismatch),
@@ -76,7 +76,7 @@ pub(super) async fn generations(
         docs::Waiting,
     ),
 )]
-pub(super) async fn edits(
+pub(in crate::http) async fn edits(
     State(app): State<App>,
     Authorized(caller): Authorized,
     request: Request,
@@ -87,14 +87,14 @@ pub(super) async fn edits(
 /// Not supported: send the picture to `/v1/images/edits` with a prompt that asks for a variation.
 #[utoipa::path(
     post,
-    path = "/images/variations",
+    path = "/v1/images/variations",
     tag = "OpenAI",
     responses(
         (status = 404, description = "`not_supported`, always.", body = ErrorBody),
         docs::Caller,
     ),
 )]
-pub(super) async fn variations(_: Authorized) -> OpenAiError {
+pub(in crate::http) async fn variations(_: Authorized) -> OpenAiError {
     ApiError::NoVariations.into()
 }
 

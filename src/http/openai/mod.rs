@@ -5,24 +5,27 @@
 mod answer;
 mod events;
 mod fields;
-mod images;
+pub(super) mod images;
 mod json;
-mod models;
+pub(super) mod models;
 mod multipart;
 mod stream;
 
-use utoipa_axum::{router::OpenApiRouter, routes};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 
 use super::App;
 
 pub(super) use answer::StreamEvent;
 
 /// The routes below `/v1`, and again without it for clients whose base URL lacks it.
-pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(images::generations))
-        .routes(routes!(images::edits))
-        .routes(routes!(images::variations))
-        .routes(routes!(models::list))
-        .routes(routes!(models::one))
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/images/generations", post(images::generations))
+        .route("/images/edits", post(images::edits))
+        .route("/images/variations", post(images::variations))
+        .route("/models", get(models::list))
+        .route("/models/{id}", get(models::one))
 }

@@ -46,7 +46,7 @@ pub(super) fn is_known(model: &str) -> bool {
 
 /// A model.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Model {
+pub(in crate::http) struct Model {
     #[schema(example = "gpt-image-2")]
     id: String,
     /// Always `model`.
@@ -66,7 +66,7 @@ impl Model {
 
 /// The models.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Models {
+pub(in crate::http) struct Models {
     /// Always `list`.
     #[schema(example = "list")]
     object: &'static str,
@@ -76,14 +76,14 @@ pub(super) struct Models {
 /// List the names of models that may be asked for. All of them are drawn by gpt-image-2.
 #[utoipa::path(
     get,
-    path = "/models",
+    path = "/v1/models",
     tag = "OpenAI",
     responses(
         (status = 200, description = "The models.", body = Models),
         docs::Caller,
     ),
 )]
-pub(super) async fn list(_: Authorized) -> Response {
+pub(in crate::http) async fn list(_: Authorized) -> Response {
     let data = LISTED.into_iter().map(Model::of).collect();
     respond::json(StatusCode::OK, &Models { object: "list", data })
 }
@@ -91,7 +91,7 @@ pub(super) async fn list(_: Authorized) -> Response {
 /// Look a model up by its name.
 #[utoipa::path(
     get,
-    path = "/models/{id}",
+    path = "/v1/models/{id}",
     tag = "OpenAI",
     params(("id" = String, Path, description = "A model's name.", example = "gpt-image-2")),
     responses(
@@ -100,7 +100,7 @@ pub(super) async fn list(_: Authorized) -> Response {
         docs::Caller,
     ),
 )]
-pub(super) async fn one(
+pub(in crate::http) async fn one(
     _: Authorized,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
