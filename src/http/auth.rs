@@ -2,11 +2,14 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
 };
 
 use super::{App, error::ApiError, trace::RequestNotes};
 use crate::{api_key, store::api_keys::Caller};
+
+/// Where OpenAI's clients put the key when they speak to Azure.
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// A caller whose key verified and is enabled.
 pub(super) struct Authorized(pub(super) Caller);
@@ -23,11 +26,21 @@ impl FromRequestParts<App> for Authorized {
 
 /// The hash of the key that the request carries.
 pub(super) fn key_hash(headers: &HeaderMap) -> Result<String, ApiError> {
-    let value = headers.get(header::AUTHORIZATION).ok_or(ApiError::MissingKey)?;
-    let text = value.to_str().map_err(|_| ApiError::InvalidKey)?.trim();
-    let (scheme, key) = text.split_once([' ', '\t']).ok_or(ApiError::MissingKey)?;
-    let key = key.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || key.is_empty() {
+    let key = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            let text = value.to_str().map_err(|_| ApiError::InvalidKey)?.trim();
+            let (scheme, key) = text.split_once([' ', '\t']).ok_or(ApiError::MissingKey)?;
+            if !scheme.eq_ignore_ascii_case("bearer") {
+                return Err(ApiError::MissingKey);
+            }
+            key.trim()
+        }
+        None => {
+            let value = headers.get(API_KEY).ok_or(ApiError::MissingKey)?;
+            value.to_str().map_err(|_| ApiError::InvalidKey)?.trim()
+        }
+    };
+    if key.is_empty() {
         return Err(ApiError::MissingKey);
     }
     if !api_key::is_well_formed(key) {

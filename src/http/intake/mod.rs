@@ -105,6 +105,10 @@ pub(super) fn prompt(text: Option<Text>) -> Result<String, ApiError> {
     if prompt.too_long || chars == 0 || chars > MAX_PROMPT_CHARS {
         return Err(invalid("prompt", "'prompt' must have 1 to 32000 characters."));
     }
+    if prompt.value.trim().is_empty() {
+        // It would be paid for.
+        return Err(invalid("prompt", "'prompt' must not be blank."));
+    }
     Ok(prompt.value)
 }
 

@@ -8,6 +8,7 @@ use axum::{
     response::Response,
 };
 use futures_util::{Stream, stream};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -64,8 +65,12 @@ fn events(follower: Follower) -> impl Stream<Item = Vec<Segment>> + Send {
             Ok(event) => event?,
             Err(error) => {
                 follower.over = true;
-                let envelope = error.envelope(Dress::OpenAi);
-                let data = serde_json::json!({"type": "error", "error": envelope.error});
+                let mut data = serde_json::json!({"type": "error"});
+                let envelope = serde_json::to_value(error.envelope(Dress::OpenAi));
+                if let (Some(data), Ok(Value::Object(envelope))) = (data.as_object_mut(), envelope)
+                {
+                    data.extend(envelope);
+                }
                 vec![text(format!("event: error\ndata: {data}\n\n"))]
             }
         };

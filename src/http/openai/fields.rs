@@ -64,6 +64,8 @@ pub(super) struct Fields {
     words: Vec<(&'static str, String)>,
     pub(super) images: Vec<Reference>,
     pub(super) mask: Option<Reference>,
+    /// Pictures that the route does not take.
+    passed_over: Vec<&'static str>,
 }
 
 /// Every field that is a word, a number or a truth value, and how long it may be.
@@ -129,6 +131,19 @@ impl Fields {
             words: Vec::new(),
             images: Vec::new(),
             mask: None,
+            passed_over: Vec::new(),
+        }
+    }
+
+    /// Notes that a picture came which the route does not take.
+    pub(super) fn pass_over(&mut self, field: PictureField) {
+        let name = match field {
+            PictureField::Image => "image",
+            PictureField::Mask => "mask",
+            PictureField::Markup => "markup",
+        };
+        if !self.passed_over.contains(&name) {
+            self.passed_over.push(name);
         }
     }
 
@@ -225,6 +240,7 @@ impl Fields {
         }
         let mut ignored: Vec<_> =
             IGNORED.into_iter().filter(|name| self.get(name).is_some()).collect();
+        ignored.extend(&self.passed_over);
         let qualities = ["auto", "low", "medium", "high", "standard", "hd", "xhigh", "max"];
         let quality = match self.one_of("quality", &qualities)? {
             None => "auto",

@@ -35,7 +35,11 @@ fn member<R: Read>(fields: &mut Fields, json: &mut Json<R>, name: &str) -> Resul
     }
     match picture_field(name) {
         Some(field) if fields.route() == Route::Edits => pictures(fields, json, field),
-        _ => json.skip(),
+        Some(_) if json.peek()? == ValueType::Null => json.null(),
+        field => {
+            field.inspect(|field| fields.pass_over(*field));
+            json.skip()
+        }
     }
 }
 

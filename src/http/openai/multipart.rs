@@ -9,10 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, stream};
 use multer::{Field, Multipart};
 
 use super::{
@@ -28,8 +29,9 @@ use crate::images::BadReference;
 
 /// Parts of one form; a request has about ten.
 const MAX_PARTS: usize = 100;
-/// What may come before the head of the next part is complete: the parser holds it.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// What may be read before the head of the next part is complete: the parser holds it. Several times
+/// what the connection hands over at once, the last of which is mostly the part's own content.
+const MAX_HEAD_BYTES: usize = 256 * 1024;
 
 /// The boundary, when the content type is that of a form.
 pub(super) fn boundary(content_type: &str) -> Option<Result<String, ApiError>> {
@@ -85,11 +87,16 @@ async fn parts(
         if let Some((name, limit)) = word(&name) {
             let text = text(&mut part, name, limit).await?;
             fields.set(name, Scalar { text, is_string: true })?;
-        } else if let Some(field) = picture_field(&name).filter(|_| fields.route() == Route::Edits)
-        {
-            picture(fields, &mut part, field).await?;
-        } else {
-            while next(&mut part).await?.is_some() {}
+            continue;
+        }
+        match picture_field(&name) {
+            Some(field) if fields.route() == Route::Edits => {
+                picture(fields, &mut part, field).await?;
+            }
+            field => {
+                field.inspect(|field| fields.pass_over(*field));
+                while next(&mut part).await?.is_some() {}
+            }
         }
     }
     Err(ApiError::BadForm(format!("it has more than {MAX_PARTS} parts")))
@@ -155,7 +162,8 @@ fn broken(error: &multer::Error) -> ApiError {
     ApiError::BadForm(format!("{error}{cause}"))
 }
 
-/// Keeps the parser from holding more than the head of a part.
+/// Keeps the parser from holding more than the head of a part, and from reading ahead: it would take
+/// whatever there is, which on a fast network is the whole body.
 #[derive(Clone, Default)]
 struct Budget(Arc<AtomicUsize>);
 
@@ -168,20 +176,34 @@ impl Budget {
         self.0.store(usize::MAX, Ordering::Relaxed);
     }
 
-    /// The same body, which breaks off when the head of a part does not end.
+    /// The same body, one portion each time that the parser looks; it breaks off when the head of a
+    /// part does not end.
     fn guard(
         &self,
         body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let budget = Arc::clone(&self.0);
-        body.map(move |portion| {
-            let portion = portion?;
-            match budget.load(Ordering::Relaxed) {
-                0 => return Err(io::Error::other("the head of a part is too long")),
-                usize::MAX => {}
-                left => budget.store(left.saturating_sub(portion.len()), Ordering::Relaxed),
+        let mut body = Box::pin(body);
+        let mut gave = false;
+        stream::poll_fn(move |context| {
+            if std::mem::take(&mut gave) {
+                // The parser goes on with what it has, and comes back.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            Ok(portion)
+            let portion = std::task::ready!(body.as_mut().poll_next(context));
+            if let Some(Ok(portion)) = &portion {
+                gave = true;
+                match budget.load(Ordering::Relaxed) {
+                    0 => {
+                        let endless = io::Error::other("the head of a part is too long");
+                        return Poll::Ready(Some(Err(endless)));
+                    }
+                    usize::MAX => {}
+                    left => budget.store(left.saturating_sub(portion.len()), Ordering::Relaxed),
+                }
+            }
+            Poll::Ready(portion)
         })
     }
 }

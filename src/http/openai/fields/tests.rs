@@ -73,6 +73,7 @@ fn words_are_mapped() {
 fn what_is_wrong_is_named() {
     for (name, value) in [
         ("prompt", json!("")),
+        ("prompt", json!(" \n\t ")),
         ("prompt", json!("x".repeat(32_001))),
         ("prompt", json!(7)),
         ("model", json!("flux")),
@@ -122,6 +123,14 @@ fn what_cannot_be_done_is_listed() {
     let (draft, wish) = generation(&jpeg).unwrap();
     assert!(wish.ignored.is_empty());
     assert_eq!(draft.output, Some(Output { format: Format::Jpeg, compression: 50 }));
+}
+
+#[test]
+fn pictures_that_a_generation_does_not_take_are_listed() {
+    let body = json!({"prompt": "x", "image": "data:,", "images": [{}], "mask": {"a": 1}});
+    assert_eq!(generation(&body).unwrap().1.ignored, ["image", "mask"]);
+    let nothing = json!({"prompt": "x", "image": null, "mask": null});
+    assert!(generation(&nothing).unwrap().1.ignored.is_empty());
 }
 
 #[test]

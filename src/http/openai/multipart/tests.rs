@@ -182,6 +182,21 @@ fn pictures_of_generations_are_not_read() {
 }
 
 #[test]
+fn large_pictures_that_come_at_once_are_read_as_they_are() {
+    let noise = |seed| samples::encoded(Format::Png, 1100, 1000, seed);
+    let large = [noise(1), noise(2), noise(3)];
+    assert!(large[0].len() > 3_000_000);
+    for cut in [64 * 1024, 63 * 1024 + 1, usize::MAX] {
+        let mut parts: Vec<Part> =
+            large.iter().map(|bytes| file_part("image[]", bytes.clone())).collect();
+        parts.push(word_part("prompt", "x"));
+        let (read, files) = take(Route::Edits, &form(&parts), cut);
+        assert_eq!(read.unwrap().0.references.len(), 3);
+        assert_eq!(files, 3);
+    }
+}
+
+#[test]
 fn a_head_without_end_and_parts_without_end_are_refused() {
     let endless = format!("--{BOUNDARY}\r\nX-Long: {}", "a".repeat(1024 * 1024));
     let (read, _) = take(Route::Edits, endless.as_bytes(), 8 * 1024);
