@@ -1,8 +1,8 @@
 //! Draws by the engine of the settings, in this process and without a service.
 
 use std::{
-    fs::{self, File},
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -10,11 +10,12 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Code, Drawn, Failed, Progress, Request};
+use super::{Code, Drawn, Failed, Picture, Progress, request::Checked};
 use crate::{
     codex::{self, BoxFuture, Engine, Step, Turn},
     config::Config,
-    http, images, queue,
+    images::{self, Rejected},
+    queue,
 };
 
 /// After so long without a thread it is said that somebody else may have the login.
@@ -22,15 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn draw(
     config: &Config,
-    request: &Request,
+    request: &Checked,
     place: &Path,
     progress: &Progress,
 ) -> Result<Drawn, Failed> {
-    let body = request.write(place)?;
-    // The service's own rules, in its own words.
-    let draft =
-        http::read_request(File::open(&body)?, &place.join("references")).map_err(Failed::new)?;
-    fs::remove_file(body)?;
+    fs::remove_file(&request.body)?;
+    let asked = &request.asked;
     let engine = codex::engine(config, Arc::new(|_| {}))?;
     if let Some(problem) = engine.problems().into_iter().next() {
         return Err(Failed::of(problem.code.as_str(), &problem.message, None));
@@ -39,19 +37,15 @@ pub(super) fn draw(
     let turn = |position| Turn {
         job_id: job_id.clone(),
         position,
-        prompt: draft.prompt.clone(),
-        size: draft.size.clone(),
-        quality: draft.quality.clone(),
+        prompt: asked.prompt.clone(),
+        size: asked.size.clone(),
+        quality: asked.quality.clone(),
         background: "auto".into(),
         has_mask: false,
-        references: draft
-            .references
-            .iter()
-            .map(|file| place.join("references").join(file))
-            .collect(),
+        references: asked.references.iter().map(|file| request.references.join(file)).collect(),
         dir: place.join(format!("turn-{position}")),
     };
-    let turns: Vec<Turn> = (0..draft.count).map(turn).collect();
+    let turns: Vec<Turn> = (0..asked.count).map(turn).collect();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let drawn = runtime.block_on(all(Arc::clone(&engine), turns, place, progress));
@@ -80,14 +74,13 @@ async fn all(
             let finished = engine.draw(&turn, &sink, stop).await;
             let stem = format!("picture-{}", turn.position);
             let candidates = finished.candidates.clone();
-            let imported = tokio::task::spawn_blocking(move || {
-                candidates.iter().find_map(|file| images::import(file, &place, &stem, None).ok())
-            });
-            let picture = imported.await.ok().flatten();
-            if let Some(thread) = &finished.thread {
+            let imported = tokio::task::spawn_blocking(move || import(&candidates, &place, &stem));
+            let picture = imported.await.unwrap_or_else(|_| Err(Failed::new("a task failed")));
+            // What could not be stored elsewhere stays where Codex put it.
+            if let (Some(thread), Ok(_)) = (&finished.thread, &picture) {
                 let _ = engine.forget(thread).await;
             }
-            (turn.position, picture.map(|picture| picture.file_name), finished.failure)
+            (turn.position, picture, finished.failure)
         });
     }
     let interrupted = tokio::signal::ctrl_c();
@@ -123,26 +116,43 @@ async fn all(
             }
         }
     }
-    if stopped {
-        return Err(Failed { code: Code::Interrupted, message: "interrupted".to_owned() });
-    }
     ended.sort_by_key(|(position, ..)| *position);
     let mut drawn = Drawn { pictures: Vec::new(), missing: None };
-    for (_, picture, failure) in ended {
-        match (picture, failure) {
-            (Some(name), _) => drawn.pictures.push(place.join(name)),
-            (None, Some(failure)) => {
-                let Failed { code, message } =
-                    Failed::of(failure.code.as_str(), &failure.message, failure.retry_at);
-                drawn.missing = Some(Failed { code, message });
+    for (position, picture, failure) in ended {
+        let failed = match (picture, failure) {
+            (Ok(Some(path)), _) => {
+                let number = usize::try_from(position).unwrap_or(usize::MAX);
+                drawn.pictures.push(Picture { path, number, source: None });
+                continue;
             }
-            (None, None) => {
-                drawn.missing = Some(Failed::new("Codex saved a file that is not a picture."));
+            (Err(failed), _) => failed,
+            (Ok(None), Some(failure)) => {
+                Failed::of(failure.code.as_str(), &failure.message, failure.retry_at)
             }
-        }
+            (Ok(None), None) => Failed::new("Codex saved a file that is not a picture."),
+        };
+        drawn.missing = Some(failed);
+    }
+    if stopped && drawn.missing.is_some() {
+        drawn.missing = Some(Failed { code: Code::Interrupted, message: "interrupted".to_owned() });
     }
     match drawn.missing {
         Some(failed) if drawn.pictures.is_empty() => Err(failed),
         _ => Ok(drawn),
     }
+}
+
+/// The first of the candidates that is a picture, in this folder. One that may be a picture and
+/// cannot be stored is paid for: it is said where it is.
+fn import(candidates: &[PathBuf], place: &Path, stem: &str) -> Result<Option<PathBuf>, Failed> {
+    for file in candidates {
+        match images::import(file, place, stem, None) {
+            Ok(picture) => return Ok(Some(place.join(picture.file_name))),
+            Err(error @ Rejected::Storage(_)) => {
+                return Err(Failed::new(format!("{error}; Codex keeps it as {}", file.display())));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }
