@@ -403,3 +403,31 @@ fn an_empty_variable_is_none() {
     assert!(ran.words.contains("set CODEX_IMAGE_SERVICE_KEY"), "{}", ran.words);
     assert_eq!(shell.files(), ["a-kite.png"]);
 }
+
+#[test]
+fn what_keeps_codex_from_its_work_is_said_with_its_place() {
+    let backend = Backend::start();
+    let shell = real(&backend);
+    // Nobody can make a folder in a file, not even root.
+    let state = shell.setup.path("file/state");
+    fs::write(shell.setup.path("file"), "").unwrap();
+    let mut command = shell.command(&["a kite"]);
+    let output = command.env("STATE_DIR", &state).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let said = format!("{}/codex: Not a directory", state.display());
+    assert!(words.contains(&said) && words.contains("STATE_DIR"), "{words}");
+    // A login file that cannot be read is another matter than none.
+    let auth = shell.setup.path("codex/auth.json");
+    fs::remove_file(&auth).unwrap();
+    let ran = shell.run(&["a kite"]).expect(5);
+    let home = shell.setup.path("codex");
+    let said = format!("login codex: there is no auth.json in {}", home.display());
+    assert!(ran.words.contains(&said), "{}", ran.words);
+    symlink("auth.json", &auth).unwrap();
+    let ran = shell.run(&["a kite"]).expect(5);
+    let said = format!("login codex: {} cannot be read: Too many levels", auth.display());
+    assert!(ran.words.contains(&said), "{}", ran.words);
+    assert!(backend.turns().is_empty());
+    shell.assert_tidy();
+}

@@ -12,10 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Code, Drawn, Failed, Picture, Progress, request::Checked};
 use crate::{
-    codex::{self, BoxFuture, Engine, Step, Turn},
-    config::Config,
+    codex::{
+        self, BoxFuture, Engine, FailureCode, Step, Turn,
+        status::{Rest, RestReason},
+    },
+    config::{Config, EngineChoice},
     images::{self, Rejected},
-    queue,
+    logins, queue,
+    store::{Store, StoreError},
 };
 
 /// After so long without a thread it is said that somebody else may have the login.
@@ -31,7 +35,17 @@ pub(super) fn draw(
     let asked = &request.asked;
     let engine = codex::engine(config, Arc::new(|_| {}))?;
     if let Some(problem) = engine.problems().into_iter().next() {
-        return Err(Failed::of(problem.code.as_str(), &problem.message, None));
+        let troubles = codex::login_troubles(config);
+        let message = match problem.code {
+            FailureCode::NotLoggedIn if !troubles.is_empty() => troubles.join("\n"),
+            _ => problem.message,
+        };
+        return Err(Failed::of(problem.code.as_str(), &message, None));
+    }
+    if config.codex_engine != EngineChoice::Exec {
+        codex::check_folders(config).map_err(|error| {
+            Failed::new(format!("Codex cannot be started: {error} (is STATE_DIR right?)"))
+        })?;
     }
     let job_id = queue::new_job_id();
     let turn = |position| Turn {
@@ -48,10 +62,63 @@ pub(super) fn draw(
     let turns: Vec<Turn> = (0..asked.count).map(turn).collect();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let Err(error) = runtime.block_on(restore(config, engine.as_ref())) {
+        progress.say(&format!("what is stored of the logins cannot be read: {error}"));
+    }
+    look_at_rests(engine.as_ref(), progress)?;
     let drawn = runtime.block_on(all(Arc::clone(&engine), turns, place, progress));
     runtime.block_on(engine.close());
     runtime.shutdown_timeout(Duration::from_millis(100));
     drawn
+}
+
+/// Tells the engine what a service knows of its logins, when there is one.
+async fn restore(config: &Config, engine: &dyn Engine) -> Result<(), StoreError> {
+    if let Some(store) = Store::open_to_read(&config.database).await? {
+        let restored = logins::restore(&store, engine).await;
+        store.close().await;
+        restored?;
+    }
+    Ok(())
+}
+
+/// Says which logins rest; when all do, that is the end of it.
+fn look_at_rests(engine: &dyn Engine, progress: &Progress) -> Result<(), Failed> {
+    let present: Vec<_> =
+        engine.logins().into_iter().filter(|login| login.problem.is_none()).collect();
+    let resting: Vec<_> =
+        present.iter().filter_map(|login| Some((&login.label, login.rest.as_ref()?))).collect();
+    for (label, rest) in &resting {
+        progress.say(&format!(
+            "login {label} rests: {}; `codex-image-service logins wake {label}` ends that",
+            logins::rest_in_words(rest)
+        ));
+    }
+    // One that was faulty is still better than none.
+    if resting.is_empty()
+        || resting.len() < present.len()
+        || resting.iter().any(|(_, rest)| rest.reason == RestReason::Faults)
+    {
+        return Ok(());
+    }
+    let quota = |rest: &Rest| matches!(rest.reason, RestReason::Quota | RestReason::LowQuota);
+    let of_quota = resting.iter().filter(|(_, rest)| quota(rest));
+    Err(match of_quota.min_by_key(|(_, rest)| rest.until) {
+        Some((label, rest)) => Failed::of(
+            FailureCode::QuotaExceeded.as_str(),
+            &format!(
+                "No login has quota left; {label} is the first to be back. When it is back \
+                 already, `codex-image-service logins wake {label}` says so."
+            ),
+            Some(rest.until),
+        ),
+        None => Failed::of(
+            FailureCode::LoginExpired.as_str(),
+            "The sessions of all logins are over; sign in again with `codex-image-service logins \
+             add`, or end the rest with `logins wake`.",
+            None,
+        ),
+    })
 }
 
 async fn all(
