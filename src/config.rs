@@ -219,6 +219,25 @@ impl Config {
         &self.resolved
     }
 
+    /// What is allowed and yet hardly meant, in sentences.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let row = self.resolved.iter().find(|row| row.name == table::PUBLIC_BASE_URL.name);
+        match &self.listen {
+            Listen::Tcp(address)
+                if !address.ip().is_loopback()
+                    && row.is_some_and(|row| row.origin == "default") =>
+            {
+                vec![format!(
+                    "LISTEN is {address}, but PUBLIC_BASE_URL is not set: picture URLs begin with \
+                     {}, which other machines cannot reach",
+                    self.public_base_url
+                )]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// A variable of the environment or else of `.env` that is no setting, such as a proxy for
     /// Codex. The original put `.env` into its environment, and with it into Codex's. Empty for
     /// a demo.

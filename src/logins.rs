@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     codex::{
         Engine, LoginObserver,
-        status::{LoginEvent, LoginNews, LoginStatus, QuotaWindow, Rest, RestReason},
+        status::{Dispatch, LoginEvent, LoginNews, LoginStatus, QuotaWindow, Rest, RestReason},
     },
     store::{Store, StoreError},
 };
 
-/// How often it is looked whether another order was chosen.
+/// How often it is looked whether another order was chosen or a login woken by hand.
 const LOOK: Duration = Duration::from_secs(5);
 /// When idle logins are looked at first, and how often from then on.
 const FIRST_RENEWAL: Duration = Duration::from_mins(1);
@@ -113,7 +113,10 @@ fn expires_soon(login: &LoginStatus, now: i64) -> bool {
 pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: CancellationToken) {
     let mut look = tokio::time::interval(LOOK);
     let mut tidy = tokio::time::interval(TIDY);
-    let mut dispatch = store.dispatch().await.ok();
+    let mut wanted = Wanted {
+        dispatch: store.dispatch().await.ok(),
+        line: store.newest_login_line().await.ok(),
+    };
     // What is stored may be of an earlier process.
     let mut told = None;
     loop {
@@ -130,12 +133,7 @@ pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: C
                 None => return,
             },
             _ = tidy.tick() => store.forget_old_login_history().await,
-            _ = look.tick() => store.dispatch().await.map(|wanted| {
-                if dispatch.replace(wanted) != Some(wanted) {
-                    tracing::info!(dispatch = wanted.as_str(), "logins are used in another order");
-                    engine.set_dispatch(wanted);
-                }
-            }),
+            _ = look.tick() => wanted.heed(&store, engine.as_ref()).await,
             () = stop.cancelled() => break,
         };
         if let Err(error) = kept {
@@ -148,6 +146,38 @@ pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: C
             tracing::error!(%error, "the history of the logins cannot be kept");
             return;
         }
+    }
+}
+
+/// What was asked for on the command line, as far as it was heeded.
+struct Wanted {
+    dispatch: Option<Dispatch>,
+    /// Of the audit trail.
+    line: Option<i64>,
+}
+
+impl Wanted {
+    async fn heed(&mut self, store: &Store, engine: &dyn Engine) -> Result<(), StoreError> {
+        let dispatch = store.dispatch().await?;
+        if self.dispatch.replace(dispatch) != Some(dispatch) {
+            tracing::info!(dispatch = dispatch.as_str(), "logins are used in another order");
+            engine.set_dispatch(dispatch);
+        }
+        let Some(line) = self.line else {
+            self.line = Some(store.newest_login_line().await?);
+            return Ok(());
+        };
+        let (woken, newest) = store.woken_since(line).await?;
+        self.line = Some(newest);
+        for login in &woken {
+            tracing::info!(login, "login is woken by hand");
+            engine.wake(login);
+        }
+        if !woken.is_empty() {
+            // Those that had begun to wait again since the command.
+            store.wake_jobs().await?;
+        }
+        Ok(())
     }
 }
 

@@ -110,6 +110,21 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn picture_urls_that_lead_nowhere_are_warned_of() {
+    let setup = Setup::painter();
+    let listen = setup.environment().find(|(key, _)| *key == "LISTEN").unwrap().1.clone();
+    let everywhere = listen.to_str().unwrap().replace("127.0.0.1", "0.0.0.0");
+    let mut service = setup.set("LISTEN", everywhere).start();
+    let said = "but PUBLIC_BASE_URL is not set: picture URLs begin with http://localhost:8000";
+    assert!(service.log().contains(said), "{}", service.log());
+    service.term();
+    let before = service.log().len();
+    service.set("PUBLIC_BASE_URL", "http://nas:8000");
+    service.start();
+    assert!(!service.log()[before..].contains("PUBLIC_BASE_URL"));
+}
+
+#[test]
 fn without_a_command_it_serves() {
     let service = Setup::painter().stopped();
     let running = Running(service.command(&[]).stderr(Stdio::null()).spawn().unwrap());

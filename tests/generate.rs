@@ -1,6 +1,7 @@
 //! Promise: `generate` makes a picture from the shell, with a service or without, by the service's
 //! own rules; it says where the picture is and nothing else on standard output, never writes over a
-//! file unasked, leaves nothing behind, and its exit code tells what went wrong.
+//! file unasked and never over what is no file, leaves nothing behind, loses nothing that was paid
+//! for, and its exit code tells what went wrong.
 
 #![allow(clippy::unwrap_used, reason = "a broken test is a failed test")]
 
@@ -8,6 +9,10 @@ mod support;
 
 use std::{
     fs,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -158,21 +163,30 @@ fn references_several_pictures_and_other_types() {
 #[test]
 fn the_rules_are_the_services() {
     let shell = Shell::of(Setup::painter());
+    fs::write(shell.path("text.png"), "this is no picture").unwrap();
+    fs::write(shell.path("kite.png"), pictures::unique(&pictures::Kind::default(), "k")).unwrap();
+    let six = ["a kite"].into_iter().chain(["-r", "kite.png"].repeat(6)).collect::<Vec<_>>();
     for (args, words) in [
         (&["a kite", "--size", "big"][..], "'size' must be 'auto' or WIDTHxHEIGHT"),
         (&["a kite", "--quality", "best"], "'quality' must be low, medium, high or auto"),
-        (&["a kite", "-n", "5"], "'count' must be"),
+        (&["a kite", "-n", "0"], "'count' must be"),
+        (&["a kite", "-n", "4000000000"], "'count' must be"),
         (&[""], "'prompt' must have 1 to 32000 characters"),
         (&["a kite", "-r", "missing.png"], "missing.png: No such file"),
-        (&["a kite", "-o", "no/such/kite.png"], "there is no folder no/such"),
+        (&["a kite", "-r", "."], ".: not a file"),
+        (&["a kite", "-r", "kite.png", "-r", "text.png"], "text.png: not a PNG, JPEG or WebP"),
+        (&six, "At most 5 reference images"),
+        (&["a kite", "-r", "kite.png", "-n", "2"], "-n must be 1"),
     ] {
-        let ran = shell.run(args).expect(1);
-        assert!(ran.words.contains(words), "{args:?}: {}", ran.words);
+        // Nobody is asked, not even a service that is not there.
+        for server in [&[][..], &["--server", "http://127.0.0.1:9", "--key", "k"]] {
+            let ran = shell.run(&[args, server].concat()).expect(2);
+            assert!(ran.words.contains(words), "{args:?}: {}", ran.words);
+        }
     }
-    fs::write(shell.path("text.png"), "this is no picture").unwrap();
-    let ran = shell.run(&["a kite", "-r", "text.png"]).expect(1);
-    assert!(ran.words.contains("not a PNG, JPEG or WebP"), "{}", ran.words);
-    assert_eq!(shell.files(), ["text.png"]);
+    let ran = shell.run(&["a kite", "-o", "no/such/kite.png"]).expect(1);
+    assert!(ran.words.contains("there is no folder no/such"), "{}", ran.words);
+    assert_eq!(shell.files(), ["kite.png", "text.png"]);
     shell.run(&["a kite"]).expect(0);
     shell.run(&[]).expect(2);
     assert!(shell.run(&["--help"]).expect(0).text().contains("Example:"));
@@ -229,13 +243,11 @@ fn a_running_service_is_asked_instead() {
     shell.run(&["make it night", "-r", "kite.png", "-o", "night.png"]).expect(0);
     assert_eq!(lab.backend.edits()[0].references[0].sha256, hash(&shell.path("kite.png")));
     shell.run(&["a kite [stub mode=moderated]"]).expect(4);
-    let ran = shell.run(&["a kite", "--size", "big"]).expect(1);
-    assert!(ran.words.contains("'size' must be 'auto' or WIDTHxHEIGHT"), "{}", ran.words);
     let ran = shell.run(&["a kite", "--key", "cimg_wrong"]).expect(1);
     assert!(ran.words.contains("Invalid API key"), "{}", ran.words);
     let ran = shell.run(&["a kite", "--server", "http://127.0.0.1:9"]).expect(1);
     assert!(ran.words.contains("http://127.0.0.1:9 cannot be asked"), "{}", ran.words);
-    let ran = shell.run(&["a kite", "--server", "nas:8000"]).expect(1);
+    let ran = shell.run(&["a kite", "--server", "nas:8000"]).expect(2);
     assert!(ran.words.contains("--server must be an http:// or https:// URL"), "{}", ran.words);
     // Once said by a job, and once before there is one.
     for _ in 0..2 {
@@ -260,5 +272,162 @@ fn an_interrupt_cancels_the_services_job() {
     lab.backend.release_images();
     let jobs = lab.service.get("/v1/images/jobs").expect(200).json();
     assert_eq!(jobs["data"][0]["status"], "cancelled");
+    shell.assert_tidy();
+}
+
+#[test]
+fn only_files_are_replaced() {
+    let shell = Shell::of(Setup::painter());
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        shell.path("pipe.png"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    symlink("pipe.png", shell.path("to-pipe.png")).unwrap();
+    symlink("nothing.png", shell.path("to-nothing.png")).unwrap();
+    fs::create_dir(shell.path("kites-2.png")).unwrap();
+    for (args, words) in [
+        (&["-o", "pipe.png"][..], "pipe.png is a pipe; only a file"),
+        (&["-o", "to-pipe.png"], "to-pipe.png is a pipe"),
+        (&["-o", "to-nothing.png"], "to-nothing.png is a link to nothing"),
+        (&["-o", "kites.png", "-n", "2"], "kites-2.png is a folder"),
+    ] {
+        let ran = shell.run(&[&["a kite", "--force"], args].concat()).expect(2);
+        assert!(ran.words.contains(words), "{}", ran.words);
+        assert!(words.contains("link") || ran.words.contains("-o - writes"), "{}", ran.words);
+    }
+    assert_eq!(shell.files(), ["kites-2.png", "pipe.png", "to-nothing.png", "to-pipe.png"]);
+    let kind = fs::symlink_metadata(shell.path("pipe.png")).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+    // A link stays one; the file behind it is replaced.
+    fs::create_dir(shell.path("album")).unwrap();
+    fs::write(shell.path("album/kite.png"), "old").unwrap();
+    symlink("album/kite.png", shell.path("kite.png")).unwrap();
+    shell.run(&["a kite", "-o", "kite.png"]).expect(1);
+    shell.run(&["a kite", "-o", "kite.png", "--force"]).expect(0);
+    assert!(fs::symlink_metadata(shell.path("kite.png")).unwrap().is_symlink());
+    image::open(shell.path("album/kite.png")).unwrap();
+    assert_eq!(support::lab::names(&shell.path("album")), ["kite.png"]);
+    // What is another name of standard output is standard output.
+    let ran = shell.run(&["a kite", "-o", "/dev/stdout", "--force"]).expect(0);
+    image::load_from_memory(&ran.out).unwrap();
+    shell.assert_tidy();
+}
+
+#[test]
+fn what_was_paid_for_is_kept_when_it_cannot_be_written() {
+    let backend = Backend::start();
+    let shell = real(&backend);
+    let kept = |words: &str| {
+        let (_, at) = words.split_once("the picture is kept as ").unwrap();
+        PathBuf::from(at.split([',', '\n']).next().unwrap())
+    };
+    // The folder goes while the picture is drawn.
+    fs::create_dir(shell.path("album")).unwrap();
+    backend.hold_images();
+    let child = shell.start(&["a kite", "-o", "album/kite.png"]);
+    backend.wait_for_images(1);
+    fs::remove_dir_all(shell.path("album")).unwrap();
+    backend.release_images();
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert_eq!(paid(&backend), [hash(&kept(&words))]);
+    // Nobody reads.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = shell.command(&["a kite", "-o", "-"]).stdout(writer).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert_eq!(paid(&backend)[1], hash(&kept(&words)));
+}
+
+#[test]
+fn a_services_picture_that_cannot_be_written_is_named() {
+    let service = Setup::painter().start();
+    let shell = Shell::of(Setup::new().set("CODEX_IMAGE_SERVICE_KEY", service.default_key()));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let (url, args) = (service.url(""), ["a kite", "-o", "-", "--server"]);
+    let mut command = shell.command(&[&args[..], &[&url]].concat());
+    let output = command.stdout(writer).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let (_, at) = words.split_once(&format!("the service's {url}")).unwrap();
+    let (file, job) = at.split_once(" (job ").unwrap();
+    assert!(!service.picture(file).is_empty());
+    assert_eq!(service.job(job.trim_end().trim_end_matches(')'))["status"], "succeeded");
+}
+
+#[test]
+fn an_output_folder_is_tried_before_anything_is_drawn() {
+    if !rustix::process::geteuid().is_root() {
+        support::cannot_run("only root can start programs as other users");
+        return;
+    }
+    let setup = Setup::painter();
+    let dir = tempfile::tempdir().unwrap();
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow(dir.path(), 0o755);
+    let program = dir.path().join("codex-image-service");
+    fs::copy(setup.program_path(), &program).unwrap();
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    allow(&dir.path().join("tmp"), 0o777);
+    let output = Command::new(program)
+        .args(["generate", "a kite", "-o", "kite.png", "--server", "http://127.0.0.1:9"])
+        .env_clear()
+        .env("TMPDIR", dir.path().join("tmp"))
+        .env("CODEX_IMAGE_SERVICE_KEY", "k")
+        .current_dir(dir.path())
+        .uid(61_003)
+        .gid(61_003)
+        .output()
+        .unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("no picture can be put into .: Permission denied"), "{words}");
+    assert_eq!(support::lab::names(&dir.path().join("tmp")), [""; 0]);
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let setup = Setup::painter().set("CODEX_IMAGE_SERVICE_URL", "");
+    let shell = Shell::of(setup.set("CODEX_IMAGE_SERVICE_KEY", ""));
+    shell.run(&["a kite"]).expect(0);
+    let ran = shell.run(&["a kite", "--server", "http://127.0.0.1:9"]).expect(2);
+    assert!(ran.words.contains("set CODEX_IMAGE_SERVICE_KEY"), "{}", ran.words);
+    assert_eq!(shell.files(), ["a-kite.png"]);
+}
+
+#[test]
+fn what_keeps_codex_from_its_work_is_said_with_its_place() {
+    let backend = Backend::start();
+    let shell = real(&backend);
+    // Nobody can make a folder in a file, not even root.
+    let state = shell.setup.path("file/state");
+    fs::write(shell.setup.path("file"), "").unwrap();
+    let mut command = shell.command(&["a kite"]);
+    let output = command.env("STATE_DIR", &state).output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let said = format!("{}/codex: Not a directory", state.display());
+    assert!(words.contains(&said) && words.contains("STATE_DIR"), "{words}");
+    // A login file that cannot be read is another matter than none.
+    let auth = shell.setup.path("codex/auth.json");
+    fs::remove_file(&auth).unwrap();
+    let ran = shell.run(&["a kite"]).expect(5);
+    let home = shell.setup.path("codex");
+    let said = format!("login codex: there is no auth.json in {}", home.display());
+    assert!(ran.words.contains(&said), "{}", ran.words);
+    symlink("auth.json", &auth).unwrap();
+    let ran = shell.run(&["a kite"]).expect(5);
+    let said = format!("login codex: {} cannot be read: Too many levels", auth.display());
+    assert!(ran.words.contains(&said), "{}", ran.words);
+    assert!(backend.turns().is_empty());
     shell.assert_tidy();
 }

@@ -264,3 +264,21 @@ fn the_last_use_and_the_jobs_are_noted() {
     service.get("/v1/images/jobs").expect(200);
     assert_eq!(listed(&service)[1]["last_used_at"], Value::Null);
 }
+
+#[test]
+fn a_key_may_be_named_while_its_name_is_its_own() {
+    let service = Setup::painter().stopped();
+    for name in ["laptop", "phone", "phone"] {
+        service.key(name);
+    }
+    let said = words(&keys(&service, &["disable", "laptop"], 0));
+    let ids: Vec<_> =
+        listed(&service).iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(said, format!("{} is disabled.\n", ids[0]));
+    assert_eq!(listed(&service)[0]["enabled"], false);
+    let said = words(&keys(&service, &["delete", "phone"], 1));
+    assert!(said.contains(&format!("{}, {}", ids[1], ids[2])), "{said}");
+    assert_eq!(listed(&service).len(), 3);
+    let said = words(&keys(&service, &["enable", "desk"], 1));
+    assert!(said.contains("no key with the id or name \"desk\""), "{said}");
+}

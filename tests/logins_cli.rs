@@ -92,6 +92,108 @@ fn a_rest_outlives_a_restart() {
 }
 
 #[test]
+fn a_rest_is_ended_by_hand() {
+    let mut lab = lab();
+    for account in ["acct-one-0123456789", "acct-two-0123456789"] {
+        lab.backend.set_for(account, "mode=image-limit reset=3600");
+    }
+    lab.service.generate("a kite").expect(429);
+    wait_for("the ledger", || {
+        let list = listed(&lab.service);
+        (list[0]["state"] == "resting" && list[1]["state"] == "resting").then_some(())
+    });
+    for account in ["acct-one-0123456789", "acct-two-0123456789"] {
+        lab.backend.set_for(account, "");
+    }
+    lab.service.generate("a kite").expect(429);
+    lab.service.wait_for_no_orphans();
+    let words = logins(&lab.service, &["test", "codex2"], 0);
+    let hint = "by its numbers the quota is back: `codex-image-service logins wake codex2`";
+    assert!(words.contains("rests: quota (image_gen) until ") && words.contains(hint), "{words}");
+    // The running service follows, and so do the list and the next start.
+    let words = logins(&lab.service, &["wake", "codex2"], 0);
+    assert!(words.contains("codex2: its rest is ended (quota (image_gen) until "), "{words}");
+    wait_for("the service to follow", || {
+        lab.service.log().contains("login is woken by hand").then_some(())
+    });
+    lab.service.generate("a kite").expect(200);
+    assert_eq!(lab.backend.image_requests().last().unwrap().account, "acct-two-0123456789");
+    assert_eq!(listed(&lab.service)[1]["state"], "ready");
+    let trail = logins(&lab.service, &["audit", "codex2"], 0);
+    assert!(trail.contains("wakes  woken by hand"), "{trail}");
+
+    // Without the service the same is known: what rests is not asked.
+    let home = lab.service.codex_home();
+    lab.service.term();
+    lab.service.set("CODEX_HOMES", home);
+    let generate = |lab: &Lab, code: i32| {
+        let output = lab.service.run(&["generate", "a kite", "-o", "-"]);
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words}");
+        words
+    };
+    let asked = lab.backend.image_requests().len();
+    let words = generate(&lab, 3);
+    assert!(words.contains("login codex rests: quota (image_gen) until "), "{words}");
+    assert!(words.contains("`codex-image-service logins wake codex`"), "{words}");
+    assert!(words.contains("It is back at 20"), "{words}");
+    assert_eq!(lab.backend.image_requests().len(), asked);
+    logins(&lab.service, &["wake", "codex"], 0);
+    generate(&lab, 0);
+}
+
+#[test]
+fn what_is_wrong_with_a_login_is_said_with_its_place() {
+    let backend = Backend::start();
+    let setup = Setup::served(&backend, &[login("one")]);
+    let (good, bad) = (setup.path("codex"), setup.path("a,b"));
+    let homes = format!("good={}:bad={}", good.display(), bad.display());
+    let mut service = setup.set("CODEX_HOMES", homes).start();
+    let said = format!(
+        "login bad: there is no folder {} (CODEX_HOMES is separated by colons); sign in with \
+         `codex-image-service logins add bad`",
+        bad.display()
+    );
+    assert!(service.log().contains(&said), "{}", service.log());
+    assert!(logins(&service, &["list"], 0).contains(&said));
+    assert_eq!(listed(&service)[1]["problem"], said);
+    assert!(logins(&service, &["test", "bad"], 1).contains(&said));
+    // It can be used all the same, and callers learn of no path.
+    service.generate("a kite").expect(200);
+    let auth = good.join("auth.json");
+    fs::rename(&auth, good.join("kept")).unwrap();
+    std::os::unix::fs::symlink("auth.json", &auth).unwrap();
+    let said = format!("login good: {} cannot be read: Too many levels", auth.display());
+    assert!(logins(&service, &["list"], 0).contains(&said));
+    assert!(logins(&service, &["test", "good"], 1).contains(&said));
+    let told = wait_for("/ready", || {
+        let reply = service.get("/ready");
+        (reply.status == 503).then(|| reply.json()["problems"][0].clone())
+    });
+    assert_eq!(told["code"], "not_logged_in");
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("may not read") && !message.contains('/'), "{message}");
+    service.restart();
+    service.wait_for_log(&said);
+    // Neither is this a login.
+    fs::rename(good.join("kept"), &auth).unwrap();
+    service.term();
+    service.set("CODEX_HOMES", format!("file={}", auth.display()));
+    assert!(logins(&service, &["list"], 0).contains("auth.json is no folder; CODEX_HOMES names"));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_is_named() {
+    let backend = Backend::start();
+    let service = Setup::served(&backend, &[login("one")]).stopped();
+    let shadows = service.state_dir().join("codex");
+    fs::write(&shadows, "a file in the place of a folder").unwrap();
+    let words = logins(&service, &["test", "codex"], 1);
+    assert!(words.contains(&format!("{}: ", shadows.display())), "{words}");
+    assert!(!words.contains("could not start Codex"), "{words}");
+}
+
+#[test]
 fn the_audit_trail_tells_what_happened() {
     let expired = HomeOptions { lifetime: -10, ..login("one") };
     let lab = Lab::served(&[expired], |setup| setup);
@@ -147,13 +249,17 @@ fn a_test_asks_without_spending() {
     lab.backend.set_for("acct-two-0123456789", "mode=401");
     let words = logins(&lab.service, &["test", "codex2"], 1);
     assert!(words.contains("login_expired"), "{words}");
-    assert!(logins(&lab.service, &["test", "other"], 1).contains("There is no login other"));
+    for command in ["test", "wake"] {
+        let words = logins(&lab.service, &[command, "other"], 1);
+        assert!(words.contains("There is no login other; known are: codex, codex2"), "{words}");
+    }
     // While the service has it, nobody else starts a Codex there.
     lab.backend.hold_images();
     let job = lab.service.submit("a kite");
     lab.backend.wait_for_images(1);
     let words = logins(&lab.service, &["test", "codex"], 1);
     assert!(words.contains("in use by another process"), "{words}");
+    assert!(words.contains("`logins list` shows") && words.contains("CODEX_IDLE"), "{words}");
     lab.backend.release_images();
     assert_eq!(lab.service.wait_job(&job)["status"], "succeeded");
     lab.service.wait_for_no_orphans();

@@ -1,14 +1,49 @@
-//! Promise: the README tells what the program does.
+//! Promise: the README tells what the program does, and what it gives to paste works.
 #![allow(clippy::unwrap_used, reason = "a broken test is a failed test")]
 
-use std::{fs, path::Path};
+mod support;
+
+use std::{fs, path::Path, process::Command};
+
+use support::Setup;
 
 use codex_image_service::config::table::{Preset, SETTINGS};
 
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+#[test]
+fn a_job_can_be_submitted_polled_and_fetched_as_it_says() {
+    for program in ["bash", "curl", "jq"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            support::cannot_run(&format!("there is no {program}"));
+            return;
+        }
+    }
+    let readme = readme();
+    let (_, from) = readme.split_once("    # submit, poll, fetch").unwrap();
+    let (block, _) = from.split_once("\n\n").unwrap();
+    let setup = Setup::painter();
+    let listen = setup.environment().find(|(key, _)| *key == "LISTEN").unwrap().1.clone();
+    let url = format!("http://{}", listen.to_str().unwrap());
+    let service = setup.set("PUBLIC_BASE_URL", &url).start();
+    let folder = service.path("cwd");
+    let output = Command::new("bash")
+        .args(["-c", &format!("#{block}")])
+        .env("URL", &url)
+        .env("KEY", service.default_key())
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "succeeded\n", "{output:?}");
+    let picture = support::lab::names(&folder).into_iter().find(|name| name.starts_with("img_"));
+    image::open(folder.join(picture.unwrap())).unwrap();
+}
+
 #[test]
 fn the_readme_tells_every_setting() {
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = readme();
     for setting in SETTINGS {
         let row = readme
             .lines()

@@ -324,6 +324,8 @@ SOMETHING_ELSE=1
     SHUTDOWN_GRACE_SECONDS 90 default
     MAX_CONNECTIONS 1024 default
     MAX_REQUEST_BODY_BYTES 70953644 default
+    MAX_IMAGES_PER_REQUEST 4 default
+    JSON_KEEPALIVE_SECONDS 0 default
     "#);
 }
 
@@ -400,4 +402,32 @@ fn every_command_explains_itself() {
     }
     let output = bench.command(&[]).args(["check-config", "--nonsense"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn what_is_allowed_and_hardly_meant_is_said() {
+    let bench = Bench::new();
+    let codex = bench.path().join("codex");
+    fs::create_dir(&codex).unwrap();
+    let token = r#"{"tokens":{"access_token":"a"}}"#;
+    fs::write(codex.join("auth.json"), token).unwrap();
+    let good = codex.display().to_string();
+    let wrong = format!("one={good};two=/none");
+    let check = |env: &[(&str, &str)], expected: &[&str]| {
+        let output = bench.check(env, &[]);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(expected.iter().all(|words| said.contains(words)), "{said}");
+        assert_eq!(said.lines().count(), usize::from(!expected.is_empty()), "{said}");
+        let report: Value = serde_json::from_slice(&bench.check(env, &["--json"]).stdout).unwrap();
+        let warnings = report["warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), usize::from(!expected.is_empty()));
+    };
+    let (homes, everywhere) = (("CODEX_HOMES", good.as_str()), ("LISTEN", "0.0.0.0:8123"));
+    check(&[homes], &[]);
+    let hint = "two=/none (CODEX_HOMES is separated by colons)";
+    check(&[("CODEX_HOMES", &wrong)], &["login one: there is no folder ", hint]);
+    let unset = "LISTEN is 0.0.0.0:8123, but PUBLIC_BASE_URL is not set";
+    check(&[homes, everywhere], &[unset, "http://localhost:8000"]);
+    check(&[homes, everywhere, ("PUBLIC_BASE_URL", "http://nas:8123")], &[]);
 }

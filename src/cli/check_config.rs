@@ -8,26 +8,30 @@ use std::{
 
 use serde::Serialize;
 
-use crate::config::{ConfigError, Problem, Resolved};
+use crate::{
+    codex,
+    config::{ConfigError, Problem, Resolved},
+};
 
 /// Check the settings and show where each of them came from
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Secrets are never shown.
+Secrets are never shown. What is allowed and yet hardly meant, such as a login whose folder is not
+there, is said on standard error and is no failure.
 Exit codes: 0 all is well, 1 something is wrong (all of it is listed), 2 wrong usage.
 
 Example: codex-image-service --config ./config.toml check-config")]
 pub struct Args {
-    /// Write JSON: {"settings": […]}, or {"problems": […]} when something is wrong
+    /// Write JSON: {"settings": […], "warnings": […]}, or {"problems": […]} when something is wrong
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 enum Report<'a> {
-    Settings(&'a [Resolved]),
-    Problems(Vec<Told<'a>>),
+    Well { settings: &'a [Resolved], warnings: &'a [String] },
+    Wrong { problems: Vec<Told<'a>> },
 }
 
 /// A problem, field by field and as a sentence.
@@ -59,11 +63,14 @@ impl<'a> From<&'a Problem> for Told<'a> {
 #[must_use]
 pub fn run(args: &Args, config_file: Option<PathBuf>) -> ExitCode {
     let config = super::load_config(config_file);
-    let (settings, code) = match &config {
-        Ok(config) => (Ok(config.resolved()), ExitCode::SUCCESS),
+    let (checked, code) = match &config {
+        Ok(config) => {
+            let warnings = [config.warnings(), codex::login_troubles(config)].concat();
+            (Ok((config.resolved(), warnings)), ExitCode::SUCCESS)
+        }
         Err(error) => (Err(error), ExitCode::FAILURE),
     };
-    match report(settings, args.json) {
+    match report(checked, args.json) {
         Ok(()) => code,
         // Whoever read the output has gone; that says nothing about the settings.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
@@ -71,14 +78,19 @@ pub fn run(args: &Args, config_file: Option<PathBuf>) -> ExitCode {
     }
 }
 
-fn report(settings: Result<&[Resolved], &ConfigError>, json: bool) -> io::Result<()> {
+fn report(checked: Result<(&[Resolved], Vec<String>), &ConfigError>, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match settings {
-        Ok(settings) if json => write_json(&mut out, &Report::Settings(settings)),
-        Ok(settings) => write_table(&mut out, settings),
+    match checked {
+        Ok((settings, warnings)) if json => {
+            write_json(&mut out, &Report::Well { settings, warnings: &warnings })
+        }
+        Ok((settings, warnings)) => {
+            write_table(&mut out, settings)?;
+            warnings.iter().try_for_each(|warning| writeln!(io::stderr(), "warning: {warning}"))
+        }
         Err(error) if json => {
             let problems = error.problems.iter().map(Told::from).collect();
-            write_json(&mut out, &Report::Problems(problems))
+            write_json(&mut out, &Report::Wrong { problems })
         }
         Err(error) => writeln!(io::stderr(), "{error}"),
     }

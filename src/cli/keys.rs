@@ -46,20 +46,23 @@ enum Command {
     /// Let a disabled key in again.
     #[command(after_help = "Example: codex-image-service keys enable key_0123456789ab")]
     Enable {
-        /// The key's id, from `keys list`.
-        id: String,
+        /// The key's id, or its name when no other key has it.
+        #[arg(value_name = "ID|NAME")]
+        key: String,
     },
     /// Refuse a key with 403, until it is enabled again.
-    #[command(after_help = "Example: codex-image-service keys disable key_0123456789ab")]
+    #[command(after_help = "Example: codex-image-service keys disable laptop")]
     Disable {
-        /// The key's id, from `keys list`.
-        id: String,
+        /// The key's id, or its name when no other key has it.
+        #[arg(value_name = "ID|NAME")]
+        key: String,
     },
     /// Forget a key for ever; its jobs stay in the history.
     #[command(after_help = "Example: codex-image-service keys delete key_0123456789ab")]
     Delete {
-        /// The key's id, from `keys list`.
-        id: String,
+        /// The key's id, or its name when no other key has it.
+        #[arg(value_name = "ID|NAME")]
+        key: String,
     },
 }
 
@@ -74,8 +77,10 @@ pub(super) enum KeysError {
     Random(#[from] getrandom::Error),
     #[error("the name must have 1 to 100 characters and no control characters, not {0:?}")]
     Name(String),
-    #[error("there is no key with the id {0:?}; 'keys list' shows them")]
+    #[error("there is no key with the id or name {0:?}; 'keys list' shows them")]
     Unknown(String),
+    #[error("several keys are called {name:?}; give one of their ids: {ids}")]
+    Ambiguous { name: String, ids: String },
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     #[error("standard output could not be written to: {0}")]
@@ -97,23 +102,49 @@ pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
 async fn execute(command: Command, config: &Config) -> Result<(), KeysError> {
     state_dir::make(config, false).map_err(KeysError::StateDir)?;
     let store = Store::open(&config.database).await?;
-    let result =
-        match command {
-            Command::Create { name } => create(&store, &name).await,
-            Command::List { json } => list(&store, json).await,
-            Command::Enable { id } => found(store.enable_key(&id, true).await?, id)
-                .map(|id| eprintln!("{id} is enabled.")),
-            Command::Disable { id } => found(store.enable_key(&id, false).await?, id)
-                .map(|id| eprintln!("{id} is disabled.")),
-            Command::Delete { id } => found(store.delete_key(&id).await?, id)
-                .map(|id| eprintln!("{id} is deleted; its jobs stay in the history.")),
-        };
+    let result = match command {
+        Command::Create { name } => create(&store, &name).await,
+        Command::List { json } => list(&store, json).await,
+        Command::Enable { key } => change(&store, key, Change::Enable).await,
+        Command::Disable { key } => change(&store, key, Change::Disable).await,
+        Command::Delete { key } => change(&store, key, Change::Delete).await,
+    };
     store.close().await;
     result
 }
 
-fn found(changed: bool, id: String) -> Result<String, KeysError> {
-    if changed { Ok(id) } else { Err(KeysError::Unknown(id)) }
+enum Change {
+    Enable,
+    Disable,
+    Delete,
+}
+
+async fn change(store: &Store, key: String, change: Change) -> Result<(), KeysError> {
+    let id = id_of(&store.list_keys().await?, &key)?;
+    let (changed, words) = match change {
+        Change::Enable => (store.enable_key(&id, true).await?, "enabled."),
+        Change::Disable => (store.enable_key(&id, false).await?, "disabled."),
+        Change::Delete => (store.delete_key(&id).await?, "deleted; its jobs stay in the history."),
+    };
+    if !changed {
+        return Err(KeysError::Unknown(key));
+    }
+    eprintln!("{id} is {words}");
+    Ok(())
+}
+
+/// The id of the key with this id, or else of the only one with this name.
+fn id_of(keys: &[ApiKey], key: &str) -> Result<String, KeysError> {
+    if keys.iter().any(|known| known.id == key) {
+        return Ok(key.to_owned());
+    }
+    let named: Vec<_> =
+        keys.iter().filter(|known| known.name == key).map(|known| known.id.as_str()).collect();
+    match named[..] {
+        [] => Err(KeysError::Unknown(key.to_owned())),
+        [id] => Ok(id.to_owned()),
+        _ => Err(KeysError::Ambiguous { name: key.to_owned(), ids: named.join(", ") }),
+    }
 }
 
 async fn create(store: &Store, name: &str) -> Result<(), KeysError> {

@@ -12,7 +12,7 @@ use super::{block_on, config_or_exit, fail};
 use crate::{
     codex::{
         self, Engine,
-        status::{Dispatch, LoginStatus, QuotaWindow},
+        status::{Dispatch, LoginStatus, QuotaWindow, Rest, RestReason},
     },
     config::Config,
     logins, state_dir,
@@ -28,6 +28,7 @@ use crate::{
 Example:
   codex-image-service logins list
   codex-image-service logins add second
+  codex-image-service logins wake second
 
 Exit codes: 0 done, 1 failed (the login is none, say), 2 wrong usage.")]
 pub(super) struct Args {
@@ -45,8 +46,20 @@ enum Command {
         json: bool,
     },
     /// Ask OpenAI about a login, without spending an image.
+    ///
+    /// It says when the numbers show that a login that rests has quota again. A login that a
+    /// service uses cannot be asked beside it: wait until that has been idle for
+    /// `CODEX_IDLE_SECONDS`, or stop it; `logins list` shows what it knows.
     #[command(after_help = "Example: codex-image-service logins test second")]
     Test {
+        /// The login's label, from `logins list`.
+        label: String,
+    },
+    /// End a login's rest by hand; a running service follows within seconds.
+    ///
+    /// It is used at once, and rests again when OpenAI refuses it, or when its numbers say so.
+    #[command(after_help = "Example: codex-image-service logins wake second")]
+    Wake {
         /// The login's label, from `logins list`.
         label: String,
     },
@@ -87,8 +100,14 @@ enum LoginsError {
     StateDir(std::io::Error),
     #[error("the engine cannot be set up: {0}")]
     Engine(std::io::Error),
-    #[error("{label}: {message} ({code})")]
-    Login { label: String, message: String, code: &'static str },
+    #[error("There is no login {label}; known are: {known}")]
+    Unknown { label: String, known: String },
+    #[error("{0}")]
+    Trouble(String),
+    #[error("the folders of Codex cannot be written: {0}")]
+    Folders(std::io::Error),
+    #[error("{label}: {message} ({code}){hint}")]
+    Login { label: String, message: String, code: &'static str, hint: &'static str },
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     #[error("standard output could not be written to: {0}")]
@@ -121,7 +140,8 @@ async fn execute(command: Command, config: &Config) -> Result<(), LoginsError> {
     let store = Store::open(&config.database).await?;
     let result = match command {
         Command::List { json } => list(config, &store, json).await,
-        Command::Test { label } => test(config, &label).await,
+        Command::Test { label } => test(config, &store, &label).await,
+        Command::Wake { label } => wake(config, &store, &label).await,
         Command::Audit { label, limit, json } => {
             let lines = store.login_trail(label.as_deref(), limit).await?;
             print(&if json {
@@ -157,29 +177,96 @@ async fn list(config: &Config, store: &Store, as_json: bool) -> Result<(), Login
         eprintln!("There is no login: the engine is demo.");
         return Ok(());
     }
+    let troubles: Troubles = config
+        .codex_homes
+        .iter()
+        .filter_map(|home| Some((home.label.as_str(), codex::login_trouble(home)?)))
+        .collect();
     let rows = found.iter().map(|login| (login, uses.get(&login.label)));
     print(&if as_json {
-        to_json(&rows.map(|(login, uses)| login_json(login, uses)).collect())?
+        to_json(&rows.map(|(login, uses)| login_json(login, uses, &troubles)).collect())?
     } else {
-        rows.map(|(login, uses)| in_words(login, uses)).collect::<Vec<_>>().join("\n")
+        rows.map(|(login, uses)| in_words(login, uses, &troubles)).collect::<Vec<_>>().join("\n")
     })
 }
 
-async fn test(config: &Config, label: &str) -> Result<(), LoginsError> {
+/// A login of the settings, as it stands.
+async fn known(engine: &Arc<dyn Engine>, label: &str) -> Result<LoginStatus, LoginsError> {
+    let look = Arc::clone(engine);
+    let logins = tokio::task::spawn_blocking(move || look.logins()).await;
+    let logins = logins.map_err(|error| LoginsError::Engine(error.into()))?;
+    let labels: Vec<_> = logins.iter().map(|login| login.label.clone()).collect();
+    logins.into_iter().find(|login| login.label == label).ok_or_else(|| LoginsError::Unknown {
+        label: label.to_owned(),
+        known: if labels.is_empty() { "none".to_owned() } else { labels.join(", ") },
+    })
+}
+
+async fn test(config: &Config, store: &Store, label: &str) -> Result<(), LoginsError> {
     let engine = engine(config)?;
+    logins::restore(store, engine.as_ref()).await?;
+    known(&engine, label).await?;
+    let home = config.codex_homes.iter().find(|home| home.label == label);
+    if let Some(trouble) = home.and_then(codex::login_trouble) {
+        return Err(LoginsError::Trouble(trouble));
+    }
+    codex::check_folders(config).map_err(LoginsError::Folders)?;
     let asked = engine.account(label, false).await;
     engine.close().await;
+    let login = known(&engine, label).await?;
     let account = asked.map_err(|failure| LoginsError::Login {
         label: label.to_owned(),
         message: failure.message,
         code: failure.code.as_str(),
+        hint: if login.busy_elsewhere { BUSY } else { "" },
     })?;
     let plan = account.plan.as_deref().unwrap_or("unknown");
     let mut text = format!("{label}: the session is valid, plan {plan}\n");
     for window in &account.quota {
         let _ = writeln!(text, "  {}", window_in_words(window));
     }
+    if let Some(rest) = &login.rest {
+        let _ = writeln!(text, "  rests: {}", logins::rest_in_words(rest));
+        if let Some(why) = needless(rest, &account.quota, config.codex_min_quota_percent) {
+            let _ = writeln!(text, "  {why}: {}", wake_in_words(label));
+        }
+    }
     print(&text)
+}
+
+const BUSY: &str = "; `logins list` shows what the service knows of it. To ask OpenAI, wait until \
+                    the service has been idle for CODEX_IDLE_SECONDS, or stop it";
+
+fn wake_in_words(label: &str) -> String {
+    format!("`codex-image-service logins wake {label}` ends its rest")
+}
+
+/// Why a login that was just asked about need not rest any more.
+fn needless(rest: &Rest, quota: &[QuotaWindow], min_percent: u8) -> Option<&'static str> {
+    match rest.reason {
+        RestReason::LoginExpired => Some("the session is valid again"),
+        RestReason::Faults => None,
+        RestReason::Quota | RestReason::LowQuota => {
+            let of = |window: &&QuotaWindow| {
+                rest.limit.as_ref().is_none_or(|limit| *limit == window.limit)
+            };
+            let left = quota.iter().filter(of).map(|w| 100 - w.used_percent.min(100)).min();
+            left.is_some_and(|left| left >= min_percent.max(1))
+                .then_some("by its numbers the quota is back")
+        }
+    }
+}
+
+async fn wake(config: &Config, store: &Store, label: &str) -> Result<(), LoginsError> {
+    let engine = engine(config)?;
+    logins::restore(store, engine.as_ref()).await?;
+    let login = known(&engine, label).await?;
+    store.wake_login(label).await?;
+    let rest = match &login.rest {
+        Some(rest) => format!("its rest is ended ({})", logins::rest_in_words(rest)),
+        None => "it was not known to rest".to_owned(),
+    };
+    print(&format!("{label}: {rest}; a running service follows within seconds\n"))
 }
 
 fn state(login: &LoginStatus) -> &'static str {
@@ -190,7 +277,10 @@ fn state(login: &LoginStatus) -> &'static str {
     }
 }
 
-fn in_words(login: &LoginStatus, uses: Option<&LoginUse>) -> String {
+/// What is wrong with logins, by their labels.
+type Troubles<'a> = HashMap<&'a str, String>;
+
+fn in_words(login: &LoginStatus, uses: Option<&LoginUse>, troubles: &Troubles) -> String {
     let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
     let mut text = format!("{}: {}", login.label, state(login).replace('_', " "));
     if let Some(rest) = &login.rest {
@@ -200,8 +290,11 @@ fn in_words(login: &LoginStatus, uses: Option<&LoginUse>) -> String {
         text.push_str(", in use by another process");
     }
     text.push('\n');
-    if let Some(problem) = &login.problem {
-        let _ = writeln!(text, "  {}", problem.message);
+    if let Some(trouble) = troubles.get(login.label.as_str()) {
+        let _ = writeln!(text, "  {trouble}");
+    }
+    if login.rest.is_some() {
+        let _ = writeln!(text, "  {}", wake_in_words(&login.label));
     }
     let _ = writeln!(text, "  account {}…, plan {}", known(&login.account), known(&login.plan));
     if let Some(at) = login.expires_at {
@@ -237,7 +330,7 @@ fn rate(uses: &LoginUse) -> Option<i64> {
     (uses.turns_24h > 0).then(|| uses.images_24h * 100 / uses.turns_24h)
 }
 
-fn login_json(login: &LoginStatus, uses: Option<&LoginUse>) -> Value {
+fn login_json(login: &LoginStatus, uses: Option<&LoginUse>, troubles: &Troubles) -> Value {
     let none = LoginUse::default();
     let uses = uses.unwrap_or(&none);
     let window = |window: &QuotaWindow| {
@@ -251,7 +344,7 @@ fn login_json(login: &LoginStatus, uses: Option<&LoginUse>) -> Value {
     json!({
         "label": login.label,
         "state": state(login),
-        "problem": login.problem.as_ref().map(|problem| &problem.message),
+        "problem": troubles.get(login.label.as_str()),
         "account": login.account,
         "plan": login.plan,
         "token_expires_at": login.expires_at.map(time),

@@ -99,6 +99,11 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
         Err(code) => return code,
     };
     let guard = telemetry::init(config.log_level);
+    if args.role != Role::Worker {
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+    }
     let code = run_with(config, args.role, passed, codex::engine, async |_: Started| Ok(()));
     drop(guard);
     code

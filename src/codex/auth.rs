@@ -1,7 +1,12 @@
 //! What a login's `auth.json` says, without starting Codex. The file is read, never written or
 //! copied, and no token is kept or logged.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rustix::fs::{Access, access};
@@ -9,6 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Failure, FailureCode};
+use crate::config::LoginHome;
 
 /// The file has about 5 KB.
 const LARGEST: u64 = 1024 * 1024;
@@ -21,13 +27,23 @@ const ABOUT: &str = "https://api.openai.com/auth";
 /// notice that nobody is logged in.
 pub(super) fn check(home: &Path) -> Result<(), Failure> {
     let failure = |message: &str| Err(Failure::new(FailureCode::NotLoggedIn, message));
-    let Some(bytes) = read(home) else {
-        return failure(
-            "No ChatGPT login: sign in with `codex login`, as the service's user and with CODEX_HOME set to the login's home.",
-        );
+    let bytes = match read(home) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            return failure(
+                "No ChatGPT login: sign in with `codex login`, as the service's user and with \
+                 CODEX_HOME set to the login's home.",
+            );
+        }
+        Err(_) => {
+            return failure(
+                "The service may not read the file of its ChatGPT login; the service's owner must \
+                 see to that.",
+            );
+        }
     };
     let Ok(auth) = serde_json::from_slice::<Value>(&bytes) else {
-        return failure("The login file cannot be read; sign in again with `codex login`.");
+        return failure("The login file is damaged; sign in again with `codex login`.");
     };
     let text = |pointer: &str| auth.pointer(pointer).and_then(Value::as_str).unwrap_or("");
     let by_key = match text("/auth_mode") {
@@ -44,6 +60,32 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
         return failure("The login file holds no ChatGPT login; sign in with `codex login`.");
     }
     Ok(())
+}
+
+/// What [`check`] has against a login, in words for its owner: with its label, the path and what the
+/// system said. Not for callers.
+pub(super) fn trouble(LoginHome { label, path }: &LoginHome) -> Option<String> {
+    let failure = check(path).err()?;
+    let home = path.display();
+    let sign_in = format!("sign in with `codex-image-service logins add {label}`");
+    let about = match (fs::metadata(path), read(path)) {
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => {
+            let separated = path.as_os_str().as_encoded_bytes().iter().any(|b| b",;".contains(b));
+            let hint = if separated { " (CODEX_HOMES is separated by colons)" } else { "" };
+            format!("there is no folder {home}{hint}; {sign_in}")
+        }
+        (Err(error), _) => format!("{home} cannot be looked into: {error}"),
+        (Ok(meta), _) if !meta.is_dir() => {
+            format!("{home} is no folder; CODEX_HOMES names the folders that hold an auth.json")
+        }
+        (_, Err(error)) => format!(
+            "{home}/auth.json cannot be read: {error}; does the service run as another user than \
+             the one who signed in?"
+        ),
+        (_, Ok(None)) => format!("there is no auth.json in {home}; {sign_in}"),
+        (_, Ok(Some(_))) => format!("{home}: {}", failure.message),
+    };
+    Some(format!("login {label}: {about}"))
 }
 
 /// Whether Codex may just now be exchanging the refresh token, which works only once: ended in
@@ -75,8 +117,11 @@ pub(super) struct Claims {
 
 /// Reads them; what cannot be read is none.
 pub(super) fn claims(home: &Path) -> Claims {
-    let auth: Value =
-        read(home).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let auth: Value = read(home)
+        .ok()
+        .flatten()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
     let (id, access) = (payload(&auth, "id_token"), payload(&auth, "access_token"));
     let about = |key: &str| {
         let of = |claims: &Value| Some(claims.get(ABOUT)?.get(key)?.as_str()?.to_owned());
@@ -113,18 +158,18 @@ pub(super) type Stamp = (u64, i64, i64, u64);
 
 /// None when there is none.
 pub(super) fn stamp(home: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(home.join("auth.json")).ok()?;
+    let meta = fs::metadata(home.join("auth.json")).ok()?;
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
 }
 
 /// What about the login's file and folder will go wrong at the next refresh, or lets others in.
 pub(super) fn warnings(home: &Path) -> Vec<String> {
     let path = home.join("auth.json");
-    let Ok(meta) = std::fs::metadata(&path) else { return Vec::new() };
+    let Ok(meta) = fs::metadata(&path) else { return Vec::new() };
     let mut warnings = Vec::new();
     let cannot_write = |path: &Path| access(path, Access::WRITE_OK).is_err();
     // Codex puts the new file beside the real one.
-    let folder = std::fs::canonicalize(&path).ok().and_then(|path| Some(path.parent()?.to_owned()));
+    let folder = fs::canonicalize(&path).ok().and_then(|path| Some(path.parent()?.to_owned()));
     if cannot_write(&path) || folder.as_deref().is_none_or(cannot_write) {
         warnings.push(
             "auth.json or its folder cannot be written; the login will be lost when Codex renews it"
@@ -140,14 +185,22 @@ pub(super) fn warnings(home: &Path) -> Vec<String> {
     warnings
 }
 
-fn read(home: &Path) -> Option<Vec<u8>> {
-    let file = File::open(home.join("auth.json")).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
+/// None when there is no such file.
+fn read(home: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(home.join("auth.json")) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]
@@ -156,7 +209,7 @@ mod tests {
 
     fn home(auth: &str) -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("auth.json"), auth).unwrap();
+        fs::write(home.path().join("auth.json"), auth).unwrap();
         home
     }
 
@@ -185,6 +238,36 @@ mod tests {
         let key = check(home(r#"{"auth_mode":"apikey"}"#).path()).unwrap_err();
         assert!(key.message.contains("no image tool"));
         assert!(check(tempfile::tempdir().unwrap().path()).is_err());
+    }
+
+    #[test]
+    fn the_owner_is_told_what_is_wrong_and_where() {
+        let trouble = |path: &Path| {
+            let path = path.to_owned();
+            trouble(&LoginHome { label: "one".into(), path }).unwrap_or_default()
+        };
+        let good = home(r#"{"tokens":{"access_token":"a"}}"#);
+        assert_eq!(trouble(good.path()), "");
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display();
+        let sign_in = "; sign in with `codex-image-service logins add one`";
+        assert_eq!(
+            trouble(dir.path()),
+            format!("login one: there is no auth.json in {at}{sign_in}")
+        );
+        let missing = dir.path().join("a,two=/b");
+        let hint = " (CODEX_HOMES is separated by colons)";
+        let said = format!("login one: there is no folder {}{hint}{sign_in}", missing.display());
+        assert_eq!(trouble(&missing), said);
+        assert!(!trouble(&dir.path().join("a")).contains("colons"));
+        let file = trouble(&good.path().join("auth.json"));
+        assert!(file.contains("auth.json is no folder"), "{file}");
+        // As what may not be read, also for root.
+        std::os::unix::fs::symlink("auth.json", dir.path().join("auth.json")).unwrap();
+        let said = trouble(dir.path());
+        assert!(said.starts_with(&format!("login one: {at}/auth.json cannot be read: ")), "{said}");
+        let failure = check(dir.path()).unwrap_err();
+        assert!(failure.message.contains("may not read") && !failure.message.contains('/'));
     }
 
     #[test]

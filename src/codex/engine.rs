@@ -148,6 +148,10 @@ impl Engine for CodexEngine {
         self.exec.logins.restore(login, rest, quota);
     }
 
+    fn wake(&self, login: &str) {
+        self.exec.logins.wake(login);
+    }
+
     fn set_dispatch(&self, dispatch: Dispatch) {
         self.exec.logins.set_dispatch(dispatch);
     }

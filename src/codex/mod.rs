@@ -33,7 +33,7 @@ use std::{future::Future, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, EngineChoice};
+use crate::config::{Config, EngineChoice, LoginHome};
 
 pub use code::UnknownFailureCode;
 pub use demo::DemoEngine;
@@ -192,6 +192,9 @@ pub trait Engine: Send + Sync {
     /// What is known of logins from before a restart: their rests and their quotas.
     fn restore(&self, _login: &str, _rest: Option<Rest>, _quota: Vec<QuotaWindow>) {}
 
+    /// Ends a login's rests, whatever they are for.
+    fn wake(&self, _login: &str) {}
+
     /// From now on logins are used in this order.
     fn set_dispatch(&self, _dispatch: Dispatch) {}
 
@@ -218,4 +221,33 @@ pub fn engine(config: &Config, observer: LoginObserver) -> io::Result<Arc<dyn En
         EngineChoice::Demo => Ok(Arc::new(DemoEngine::new(Duration::ZERO))),
         choice => Ok(Arc::new(engine::CodexEngine::new(config, choice, observer)?)),
     }
+}
+
+/// What is wrong with the logins of the settings, in sentences for their owner, with labels and
+/// paths; reads their files.
+#[must_use]
+pub fn login_troubles(config: &Config) -> Vec<String> {
+    if config.codex_engine == EngineChoice::Demo {
+        return Vec::new();
+    }
+    config.codex_homes.iter().filter_map(auth::trouble).collect()
+}
+
+/// The same of one login; None when it can be used.
+#[must_use]
+pub fn login_trouble(home: &LoginHome) -> Option<String> {
+    auth::trouble(home)
+}
+
+/// Whether this process may write where app-servers run. A command can say what is in the way; the
+/// engine's failures are for callers and cannot.
+///
+/// # Errors
+/// With the path.
+pub fn check_folders(config: &Config) -> io::Result<()> {
+    if config.codex_engine == EngineChoice::Demo {
+        return Ok(());
+    }
+    let mut homes = config.codex_homes.iter();
+    homes.try_for_each(|home| shadow::check(&config.shadows_dir(), &home.path))
 }

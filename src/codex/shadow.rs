@@ -26,6 +26,17 @@ pub(super) fn places(base: &Path, home: &Path) -> [PathBuf; 2] {
     [home.to_owned(), path(base, home)]
 }
 
+/// Whether this process may write where the shadow is, or will be.
+pub(super) fn check(base: &Path, home: &Path) -> io::Result<()> {
+    let shadow = path(base, home);
+    let folder = if shadow.is_dir() { &shadow } else { base };
+    let probe = folder.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let tried =
+        made.and_then(|()| fs::File::create_new(&probe)).and_then(|_| fs::remove_file(&probe));
+    tried.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
+}
+
 /// Makes it, or puts right what is there. To be called under the login's lock.
 pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
     let shadow = path(base, home);

@@ -50,7 +50,7 @@ pub enum SignInError {
     #[error("{what}: {error}")]
     Io {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// What the system said.
         error: std::io::Error,
     },
@@ -61,13 +61,20 @@ pub enum SignInError {
 /// # Errors
 /// See [`SignInError`].
 pub fn sign_in(config: &Config, label: &str) -> Result<(), SignInError> {
-    let io = |what| move |error| SignInError::Io { what, error };
+    let io = |what: &str| {
+        let what = format!("login {label}: {what}");
+        move |error| SignInError::Io { what, error }
+    };
     let home = config.codex_homes.iter().find(|home| home.label == label).ok_or_else(|| {
         let labels: Vec<_> = config.codex_homes.iter().map(|home| home.label.as_str()).collect();
         SignInError::Unknown { wanted: label.to_owned(), known: labels.join(", ") }
     })?;
     let path: PathBuf = std::path::absolute(&home.path).map_err(io("the home's path"))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io("making the home"))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(io(&format!("making the home {}", path.display())))?;
     let owner = fs::metadata(&path).map_err(io("looking at the home"))?.uid();
     if owner != rustix::process::geteuid().as_raw() {
         let home = path.display().to_string();

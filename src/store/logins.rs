@@ -14,6 +14,9 @@ const CHANGED: i64 = 2 * 60 * 1000;
 const KEPT_QUOTA: i64 = 90 * 24 * 60 * 60 * 1000;
 const KEPT_EVENTS: i64 = 365 * 24 * 60 * 60 * 1000;
 
+/// The line of the audit trail by which a running service learns that it is to wake a login.
+const BY_HAND: &str = "woken by hand";
+
 /// A line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct LoginRecord {
@@ -73,6 +76,42 @@ impl Store {
         Ok(())
     }
 
+    /// Ends a login's rest by hand: what is stored of it and of its numbers counts no more, and jobs
+    /// that wait for it may begin. A running service learns of it by [`Store::woken_since`].
+    pub async fn wake_login(&self, login: &str) -> Result<(), StoreError> {
+        self.set_login_rest(login, None).await?;
+        self.note_login(login, "wakes", BY_HAND).await?;
+        self.wake_jobs().await
+    }
+
+    /// Jobs that wait for a login's rest to end wait no more.
+    pub async fn wake_jobs(&self) -> Result<(), StoreError> {
+        let waiting = "UPDATE jobs SET not_before = NULL \
+                       WHERE state = 'queued' AND not_before IS NOT NULL";
+        sqlx::query(waiting).execute(&self.write).await?;
+        Ok(())
+    }
+
+    /// The logins woken by hand after this line of the audit trail, and the newest line.
+    pub async fn woken_since(&self, seq: i64) -> Result<(Vec<String>, i64), StoreError> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT seq, login FROM login_events \
+             WHERE seq > ? AND what = 'wakes' AND detail = ? ORDER BY seq",
+        )
+        .bind(seq)
+        .bind(BY_HAND)
+        .fetch_all(&self.read)
+        .await?;
+        let newest = rows.last().map_or(seq, |(newest, _)| *newest);
+        Ok((rows.into_iter().map(|(_, login)| login).collect(), newest))
+    }
+
+    /// The newest line of the audit trail.
+    pub async fn newest_login_line(&self) -> Result<i64, StoreError> {
+        let newest = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM login_events");
+        Ok(newest.fetch_one(&self.read).await?)
+    }
+
     /// The rests that are not over, each with its login's label.
     pub async fn login_rests(&self) -> Result<Vec<(String, Rest)>, StoreError> {
         let rows: Vec<(String, i64, String, Option<String>)> =
@@ -126,14 +165,18 @@ impl Store {
         Ok(())
     }
 
-    /// How the windows of all logins stand, as far as they were told.
+    /// How the windows of all logins stand, as far as they were told; what was told before a login
+    /// was woken by hand counts no more.
     pub async fn login_quotas(&self) -> Result<Vec<(String, QuotaWindow)>, StoreError> {
         let rows: Vec<(String, String, u32, u8, Option<i64>)> = sqlx::query_as(
             "SELECT login, quota, minutes, used, resets_at FROM login_quota AS q WHERE at = \
              (SELECT max(at) FROM login_quota \
               WHERE login = q.login AND quota = q.quota AND minutes = q.minutes) \
+             AND at > coalesce((SELECT max(at) FROM login_events \
+              WHERE login = q.login AND what = 'wakes' AND detail = ?), 0) \
              ORDER BY login, quota, minutes",
         )
+        .bind(BY_HAND)
         .fetch_all(&self.read)
         .await?;
         let window = |(login, limit, minutes, used_percent, resets_at)| {
@@ -256,6 +299,26 @@ mod tests {
         assert_eq!(known, [("one".to_owned(), window(2))]);
         store.forget_old_login_history().await.unwrap();
         assert_eq!(store.login_quotas().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_login_woken_by_hand_rests_no_more() {
+        let (_dir, store) = store().await;
+        let rest =
+            Rest { until: now() / 1000 + 100, reason: RestReason::Quota, limit: Some("x".into()) };
+        let window =
+            QuotaWindow { limit: "x".into(), minutes: 300, used_percent: 100, resets_at: None };
+        for login in ["one", "two"] {
+            store.set_login_rest(login, Some(&rest)).await.unwrap();
+            store.note_quota(login, std::slice::from_ref(&window)).await.unwrap();
+        }
+        let before = store.newest_login_line().await.unwrap();
+        store.wake_login("one").await.unwrap();
+        assert_eq!(store.login_rests().await.unwrap(), [("two".to_owned(), rest)]);
+        assert_eq!(store.login_quotas().await.unwrap(), [("two".to_owned(), window)]);
+        let (woken, newest) = store.woken_since(before).await.unwrap();
+        assert_eq!(woken, ["one"]);
+        assert_eq!(store.woken_since(newest).await.unwrap(), (Vec::new(), newest));
     }
 
     #[tokio::test]

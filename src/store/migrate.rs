@@ -190,6 +190,11 @@ async fn is_current(path: &Path) -> Result<bool, StoreError> {
     Ok(matches!(sight, Sight::Ours(version) if version == Some(newest())))
 }
 
+/// Whether a database is there, ours and of this version.
+pub(super) async fn is_up_to_date(path: &Path) -> Result<bool, StoreError> {
+    Ok(has_content(path) && is_current(path).await?)
+}
+
 fn newest() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }

@@ -100,6 +100,12 @@ impl Store {
         Ok(Self::connect(path))
     }
 
+    /// A database that is there and up to date, only to be read; None for any other. Nothing is
+    /// made, changed or waited for.
+    pub async fn open_to_read(path: &Path) -> Result<Option<Self>, StoreError> {
+        Ok(migrate::is_up_to_date(path).await?.then(|| Self::connect(path)))
+    }
+
     fn connect(path: &Path) -> Self {
         let pool = SqlitePoolOptions::new()
             // Nothing here loses its connection, and a ping would double each query's cost.

@@ -2,8 +2,8 @@
 //! user does not want it any more.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -17,7 +17,7 @@ use ureq::{
     tls::{RootCerts, TlsConfig},
 };
 
-use super::{Code, Drawn, Failed, Progress, Request};
+use super::{Code, Drawn, Failed, Picture, Progress, request::Checked};
 
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,12 +39,12 @@ struct Client {
 pub(super) fn draw(
     url: &str,
     key: &str,
-    request: &Request,
+    request: &Checked,
     place: &Path,
     progress: &Progress,
 ) -> Result<Drawn, Failed> {
     if !url.starts_with("http://") && !url.starts_with("https://") {
-        return Err(Failed::new(format!(
+        return Err(Failed::usage(format!(
             "--server must be an http:// or https:// URL, such as http://127.0.0.1:8000, not {url:?}"
         )));
     }
@@ -61,14 +61,20 @@ pub(super) fn draw(
         url: url.trim_end_matches('/').to_owned(),
         bearer: format!("Bearer {}", key.trim()),
     });
-    let body = request.write(place)?;
-    let id = client.submit(File::open(body)?)?;
+    let id = client.submit(File::open(&request.body)?)?;
     cancel_on_interrupt(&client, &id)?;
-    let job = client.follow(&id, progress)?;
+    let job = client.follow(&id, progress).map_err(|failed| failed.and(&format!(" (job {id})")))?;
     let mut drawn = Drawn { pictures: Vec::new(), missing: None };
     for (number, image) in job["images"].as_array().into_iter().flatten().enumerate() {
-        let url = image["url"].as_str().unwrap_or_default();
-        drawn.pictures.push(client.fetch(url, place, number)?);
+        let url = client.reached(image["url"].as_str().unwrap_or_default())?;
+        let source = format!("{url} (job {id})");
+        match client.fetch(&url, place, number) {
+            Ok(path) => drawn.pictures.push(Picture { path, number, source: Some(source) }),
+            Err(failed) => {
+                let failed = failed.and(&format!("; the service has the picture: {source}"));
+                super::say(drawn.missing.replace(failed));
+            }
+        }
     }
     if job["status"] != "succeeded" {
         let message = job["error"].as_str().unwrap_or("The job gave no picture.");
@@ -84,7 +90,8 @@ pub(super) fn draw(
     }
     if let Some(error) = job["errors"].as_array().and_then(|errors| errors.first()) {
         let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-        drawn.missing = Some(Failed::of(&text("code"), &text("message"), None));
+        let missing = Failed::of(&text("code"), &text("message"), None);
+        super::say(drawn.missing.replace(missing));
     }
     Ok(drawn)
 }
@@ -132,14 +139,17 @@ impl Client {
         }
     }
 
+    /// The picture's address where the service was found: its public one may not be reachable here.
+    fn reached(&self, url: &str) -> Result<String, Failed> {
+        let (_, file) = url
+            .split_once("/generated/")
+            .ok_or_else(|| Failed::new("the service names no picture"))?;
+        Ok(format!("{}/generated/{file}", self.url))
+    }
+
     /// The picture goes to a file named by its type.
     fn fetch(&self, url: &str, place: &Path, number: usize) -> Result<PathBuf, Failed> {
-        // The service is asked where it was found: its public address may not be reachable here.
-        let url = match url.split_once("/generated/") {
-            Some((_, file)) => format!("{}/generated/{file}", self.url),
-            None => return Err(Failed::new("the service names no picture")),
-        };
-        let answer = self.agent.get(&url).call().map_err(|error| self.unreachable(&error))?;
+        let answer = self.agent.get(url).call().map_err(|error| self.unreachable(&error))?;
         if answer.status() != 200 {
             return Err(Failed::new(format!("the picture cannot be had: {}", answer.status())));
         }
@@ -149,11 +159,16 @@ impl Client {
             _ => "png",
         };
         let path = place.join(format!("picture-{number}.{kind}"));
-        let mut file = File::create(&path)?;
         let mut reader = answer.into_body().into_with_config().limit(LARGEST_PICTURE).reader();
-        io::copy(&mut reader, &mut file)?;
-        file.flush()?;
-        Ok(path)
+        let written = File::create(&path).and_then(|mut file| io::copy(&mut reader, &mut file));
+        match written {
+            Ok(_) => Ok(path),
+            Err(error) => {
+                // Half a picture is none.
+                let _ = fs::remove_file(&path);
+                Err(Failed::new(format!("{}: {error}", path.display())))
+            }
+        }
     }
 
     fn cancel(&self, id: &str) {
@@ -181,7 +196,11 @@ fn read(answer: Response<Body>) -> Result<Value, Failed> {
     }
     let message = body["error"]["message"].as_str().unwrap_or("the service gives no reason");
     let code = body["error"]["code"].as_str().unwrap_or_default();
-    Err(Failed::of(code, &format!("{message} ({status})"), retry_at))
+    let message = format!("{message} ({status})");
+    if matches!(status.as_u16(), 400 | 413 | 422) {
+        return Err(Failed::usage(message));
+    }
+    Err(Failed::of(code, &message, retry_at))
 }
 
 /// From now on an interrupt cancels the job and ends this process.

@@ -33,11 +33,12 @@ pub(super) struct Args {
     /// What to draw, 1 to 32,000 characters; - reads it from standard input. As an argument it can
     /// be seen by other users of this machine.
     prompt: String,
-    /// Where to put the picture: a file, a folder with / at its end, or - for standard output.
-    /// Without it, a name is made of the prompt.
+    /// Where to put the picture: a file, a folder, or - for standard output. Without it, a name is
+    /// made of the prompt. With -n, kite.png becomes kite-1.png and so on.
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// A picture to work from (PNG, JPEG or WebP, at most 10 MiB); up to 5.
+    /// A picture to work from (PNG, JPEG or WebP, at most 10 MiB); up to 5. Not with -n 2 or more:
+    /// from references one picture is made.
     #[arg(short, long, value_name = "FILE")]
     reference: Vec<PathBuf>,
     /// `WIDTHxHEIGHT` or auto; the model takes it as a wish.
@@ -49,22 +50,24 @@ pub(super) struct Args {
     /// How many pictures, 1 to 4.
     #[arg(short = 'n', long, default_value_t = 1)]
     count: u32,
-    /// Replace a file that is there.
+    /// Replace a file that is there; behind a link the file that it leads to. Nothing but files is
+    /// ever replaced.
     #[arg(long)]
     force: bool,
     /// Say nothing but the paths and errors.
     #[arg(short, long)]
     quiet: bool,
-    /// Ask this service instead, such as <http://127.0.0.1:8000>.
-    #[arg(long, value_name = "URL", env = "CODEX_IMAGE_SERVICE_URL")]
+    /// Ask this service instead, such as <http://127.0.0.1:8000>; else the one that
+    /// `CODEX_IMAGE_SERVICE_URL` names.
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// The key for the service; better in the environment, where other users do not see it.
-    #[arg(long, env = "CODEX_IMAGE_SERVICE_KEY", hide_env_values = true)]
+    /// The key for the service; better in `CODEX_IMAGE_SERVICE_KEY`, where other users do not see it.
+    #[arg(long)]
     key: Option<String>,
 }
 
 /// Why there is no picture.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Failed {
     code: Code,
     message: String,
@@ -75,6 +78,7 @@ pub(super) struct Failed {
 #[repr(u8)]
 enum Code {
     Other = 1,
+    Usage = 2,
     Quota = 3,
     Refused = 4,
     Login = 5,
@@ -86,6 +90,16 @@ enum Code {
 impl Failed {
     fn new(message: impl Into<String>) -> Self {
         Self { code: Code::Other, message: message.into() }
+    }
+
+    /// The command line asks for what cannot be.
+    fn usage(message: impl Into<String>) -> Self {
+        Self { code: Code::Usage, message: message.into() }
+    }
+
+    /// With more words.
+    fn and(self, words: &str) -> Self {
+        Self { message: format!("{}{words}", self.message), ..self }
     }
 
     /// A failure of Codex, by its code on the wire.
@@ -145,8 +159,7 @@ fn generate(args: Args, file: Option<PathBuf>) -> Result<(), Ended> {
         }
         text => text.to_owned(),
     };
-    let target = Target::new(args.output, &prompt, args.force)?;
-    let place = tempfile_dir()?;
+    let mut place = Place::new()?;
     let request = Request {
         prompt,
         size: args.size,
@@ -154,57 +167,109 @@ fn generate(args: Args, file: Option<PathBuf>) -> Result<(), Ended> {
         count: args.count,
         references: args.reference,
     };
+    let checked = request.check(place.path())?;
+    let count = usize::try_from(request.count).unwrap_or(usize::MAX);
+    let target = Target::new(args.output, &request.prompt, count, args.force)?;
     let progress = Progress::start(!args.quiet, io::stderr().is_terminal());
-    let drawn = match args.server {
+    let drawn = match args.server.or_else(|| variable("CODEX_IMAGE_SERVICE_URL")) {
         Some(url) => {
-            let key = args.key.ok_or_else(|| {
-                Failed::new("the service wants a key: set CODEX_IMAGE_SERVICE_KEY or give --key")
-            })?;
-            client::draw(&url, &key, &request, place.path(), &progress)
+            let key =
+                args.key.or_else(|| variable("CODEX_IMAGE_SERVICE_KEY")).ok_or_else(|| {
+                    Failed::usage(
+                        "the service wants a key: set CODEX_IMAGE_SERVICE_KEY or give --key",
+                    )
+                })?;
+            client::draw(&url, &key, &checked, place.path(), &progress)
         }
         None => match config_or_exit(file) {
-            Ok(config) => local::draw(&config, &request, place.path(), &progress),
+            Ok(config) => local::draw(&config, &checked, place.path(), &progress),
             Err(code) => return Err(Ended::Config(code)),
         },
     };
     progress.finish();
     let drawn = drawn?;
-    for (number, picture) in drawn.pictures.iter().enumerate() {
-        target.deliver(picture, number, drawn.pictures.len())?;
+    let mut failed = drawn.missing;
+    for Picture { path, number, source } in &drawn.pictures {
+        if let Err(why) = target.deliver(path, *number) {
+            place.keep();
+            let source = source.as_ref().map(|at| format!(", and the service's {at}"));
+            let (path, source) = (path.display(), source.unwrap_or_default());
+            say(failed.replace(why.and(&format!("; the picture is kept as {path}{source}"))));
+        }
     }
-    match drawn.missing {
+    match failed {
         Some(failed) => Err(failed.into()),
         None => Ok(()),
     }
 }
 
+/// Of several failures the last one ends the command; the others are said before it.
+fn say(failed: Option<Failed>) {
+    if let Some(Failed { message, .. }) = failed {
+        eprintln!("codex-image-service: {message}");
+    }
+}
+
+/// A variable of the environment that is set and not empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// What was drawn.
 struct Drawn {
-    /// Verified pictures in the folder of this run, named by their type.
-    pictures: Vec<PathBuf>,
+    pictures: Vec<Picture>,
     /// Why some are missing.
     missing: Option<Failed>,
 }
 
-/// A folder of this run's own that goes with it.
-struct Place(PathBuf);
+/// A picture that was drawn.
+struct Picture {
+    /// Verified, in the folder of this run, named by its type.
+    path: PathBuf,
+    /// Which one of those that were asked for, from 0.
+    number: usize,
+    /// Where the service has it.
+    source: Option<String>,
+}
+
+/// A folder of this run's own that goes with it, unless it holds what was paid for.
+struct Place {
+    path: PathBuf,
+    kept: bool,
+}
 
 impl Place {
+    fn new() -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let name = format!("codex-image-service-{}", uuid::Uuid::new_v4().simple());
+        let path = std::env::temp_dir().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{} (TMPDIR): {error}", path.display()))
+        })?;
+        Ok(Self { path, kept: false })
+    }
+
     fn path(&self) -> &std::path::Path {
-        &self.0
+        &self.path
+    }
+
+    /// Its pictures stay.
+    fn keep(&mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if !self.kept {
+            let _ = std::fs::remove_dir_all(&self.path);
+            return;
+        }
+        for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes().starts_with(b"picture-") {
+                let _ = std::fs::remove_dir_all(entry.path());
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
-}
-
-fn tempfile_dir() -> io::Result<Place> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let name = format!("codex-image-service-{}", uuid::Uuid::new_v4().simple());
-    let path = std::env::temp_dir().join(name);
-    std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-    Ok(Place(path))
 }

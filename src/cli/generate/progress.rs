@@ -18,6 +18,7 @@ pub(super) struct Progress {
     phase: Arc<Mutex<String>>,
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    terminal: bool,
 }
 
 impl Progress {
@@ -25,17 +26,25 @@ impl Progress {
     pub(super) fn start(wanted: bool, terminal: bool) -> Self {
         let phase = Arc::new(Mutex::new("starting".to_owned()));
         if !wanted {
-            return Self { phase, stop: None, thread: None };
+            return Self { phase, stop: None, thread: None, terminal };
         }
         let (stop, stopped) = mpsc::channel();
         let said = Arc::clone(&phase);
         let thread = thread::spawn(move || say(&said, &stopped, terminal));
-        Self { phase, stop: Some(stop), thread: Some(thread) }
+        Self { phase, stop: Some(stop), thread: Some(thread), terminal }
     }
 
     /// From now on it is in this phase.
     pub(super) fn phase(&self, phase: &str) {
         phase.clone_into(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Something worth a line of its own, when things are said.
+    pub(super) fn say(&self, words: &str) {
+        if self.stop.is_some() {
+            let line = if self.terminal { "\r\x1b[K" } else { "" };
+            let _ = writeln!(io::stderr(), "{line}{words}");
+        }
     }
 
     /// Says nothing any more.

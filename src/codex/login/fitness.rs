@@ -98,6 +98,13 @@ impl Fitness {
         self.rests.retain(|told| told.rest.reason != RestReason::LoginExpired);
     }
 
+    /// Somebody says that it can be used; numbers that said otherwise are forgotten with the rests.
+    pub(super) fn wake(&mut self) {
+        self.rests.clear();
+        self.quota.clear();
+        self.faults = 0;
+    }
+
     /// Notes fresh numbers. A limit with less than `min_percent` left rests until it starts anew.
     pub(super) fn note_quota(&mut self, windows: Vec<QuotaWindow>, min_percent: u8, now: i64) {
         self.rests.retain(|told| !told.by_numbers && told.rest.until > now);

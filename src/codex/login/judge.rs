@@ -118,6 +118,17 @@ impl Logins {
         }
     }
 
+    /// Ends the login's rests; by hand.
+    pub(in crate::codex) fn wake(&self, label: &str) {
+        let Some(index) = self.index(label) else { return };
+        {
+            let mut slots = self.slots();
+            slots.fitness[index].wake();
+            slots.each[index].expired = None;
+        }
+        self.tell(vec![(index, LoginNews::Wakes)]);
+    }
+
     /// Never under the lock: the observer may do anything.
     fn tell(&self, news: Vec<(usize, LoginNews)>) {
         for (index, what) in news {
@@ -160,6 +171,24 @@ mod tests {
         logins.judge(0, Err(&failures::exhausted(None)), None);
         assert_eq!((logins.choose(&[]), logins.choose(&[])), (Ok(2), Ok(2)));
         assert!(logins.warnings().iter().any(|text| text.contains("same ChatGPT user")));
+    }
+
+    #[tokio::test]
+    async fn a_woken_login_is_used_at_once() {
+        let (_dir, logins) = logins(&[Some(AUTH)]);
+        let window = QuotaWindow {
+            limit: "codex".into(),
+            minutes: 300,
+            used_percent: 100,
+            resets_at: Some(now() + 1000),
+        };
+        logins.note_quota(0, vec![window]);
+        for failure in [failures::exhausted(None), failures::expired()] {
+            logins.judge(0, Err(&failure), None);
+        }
+        assert!(logins.choose(&[]).is_err());
+        logins.wake("0");
+        assert_eq!(logins.choose(&[]), Ok(0));
     }
 
     #[tokio::test]

@@ -39,7 +39,9 @@ impl Logins {
     pub(in crate::codex) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut users: Vec<(String, &str)> = Vec::new();
-        for LoginHome { label, path } in &self.homes {
+        for home in &self.homes {
+            warnings.extend(auth::trouble(home));
+            let LoginHome { label, path } = home;
             warnings.extend(
                 auth::warnings(path).into_iter().map(|text| format!("login {label}: {text}")),
             );
