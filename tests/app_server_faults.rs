@@ -221,3 +221,19 @@ fn kills_around_a_refresh_never_burn_the_login() {
     process::signal(lab.service.pid(), Signal::TERM);
     lab.service.wait_end(Duration::from_mins(1));
 }
+
+#[test]
+fn a_stop_waits_for_a_slow_refresh() {
+    let expired = HomeOptions { lifetime: -10, ..HomeOptions::default() };
+    let mut lab = Lab::served(&[expired], |setup| setup.set("SHUTDOWN_GRACE_SECONDS", "1"));
+    // Longer than an end without one may take; after 20 s Codex itself gives it up while it starts.
+    lab.backend.set("oauth_latency=17.5");
+    lab.service.submit("a kite");
+    wait_for_within(Duration::from_secs(20), "the refresh", || {
+        (lab.backend.open_refreshes() > 0).then_some(())
+    });
+    assert!(lab.service.term().success());
+    assert!(!lab.backend.is_spent(&lab.service.codex_home()), "{}", lab.service.log());
+    assert_eq!((lab.backend.refreshes(), lab.backend.refused_refreshes()), (1, 0));
+    lab.service.wait_for_no_orphans();
+}
