@@ -80,6 +80,10 @@ pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
         };
         let now = jiff::Timestamp::now().as_second();
         for login in logins.into_iter().filter(|login| expires_soon(login, now)) {
+            // What was begun is finished: it may be a refresh.
+            if stop.is_cancelled() {
+                return;
+            }
             if renewed.get(&login.label).is_some_and(|at| at.elapsed() < RENEWED_FOR) {
                 continue;
             }

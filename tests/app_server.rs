@@ -416,3 +416,47 @@ fn folder_bytes(folder: &Path) -> u64 {
         })
         .sum()
 }
+
+/// The first picture makes the app-server one that takes no more turns; a slow one still runs there.
+fn retiring(lab: &Lab) -> String {
+    let slow = lab.service.submit("a slow kite [stub image_latency=12]");
+    lab.backend.wait_for_images(1);
+    slow
+}
+
+fn starts(lab: &Lab) -> usize {
+    lab.service.log().matches("starting Codex's app-server").count()
+}
+
+#[test]
+fn a_job_that_waits_for_an_app_server_to_end_can_be_cancelled() {
+    let lab = served(|setup| setup.set("CODEX_RECYCLE_IMAGES", "1"));
+    let slow = retiring(&lab);
+    lab.service.generate("a kite").expect(200);
+    lab.service.wait_for_log("replaced after its last turn");
+    let waiting = lab.service.submit("a kite that nobody wants any more");
+    std::thread::sleep(Duration::from_secs(1));
+    lab.service.delete(&format!("/v1/images/jobs/{waiting}")).expect(200);
+    succeeded(&lab, &[slow]);
+    // Nothing is begun for it, neither then nor later.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((starts(&lab), lab.backend.image_requests().len()), (1, 2));
+    assert_eq!(lab.service.job(&waiting)["status"], "cancelled");
+}
+
+#[test]
+fn another_login_draws_while_an_app_server_comes_to_its_end() {
+    let login = |name: &str| HomeOptions {
+        account: format!("acct-{name}"),
+        user: format!("user-{name}"),
+        ..HomeOptions::default()
+    };
+    let lab =
+        Lab::served(&[login("one"), login("two")], |setup| setup.set("CODEX_RECYCLE_IMAGES", "1"));
+    let slow = retiring(&lab);
+    for n in 0..4 {
+        lab.service.generate(&format!("kite {n}")).expect(200);
+    }
+    assert_eq!(lab.service.job(&slow)["status"], "running", "they waited for it");
+    succeeded(&lab, &[slow]);
+}

@@ -186,17 +186,20 @@ async fn serve(
     let (engine, news) = engine.unzip();
     let keeping = CancellationToken::new();
     let mut keeper = None;
+    // What works with the engine or the store beside the worker, and ends when it drains.
+    let beside = TaskTracker::new();
     if let (Some(engine), Some(news)) = (&engine, news) {
         logins::restore(&store, engine.as_ref()).await?;
         let (store, engine) = (store.clone(), Arc::clone(engine));
         if config.codex_keep_alive && config.codex_engine != EngineChoice::Exec {
-            tokio::spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
+            beside.spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
         }
         keeper = Some(tokio::spawn(logins::keep(store, engine, news, keeping.clone())));
     }
+    let closed = engine.clone();
     let worker = engine.clone().map(|engine| {
         upkeep::report_problems(engine.as_ref());
-        upkeep::clean_up_regularly(&config, &store, &engine, draining.clone());
+        upkeep::clean_up_regularly(&config, &store, &engine, draining.clone(), &beside);
         let shop = workshop(&config, &store, engine, front_bell, &metrics);
         let lock = config.worker_lock();
         let (draining, hurry, grace) = (draining.clone(), hurry.clone(), config.shutdown_grace);
@@ -244,6 +247,12 @@ async fn serve(
     if tokio::time::timeout(CLOSING, connections.wait()).await.is_err() {
         tracing::warn!(open = connections.len(), "connections that did not end are cut");
     }
+    if let Some(engine) = closed {
+        // Also when there was no worker at work, or it failed: nobody cuts off a refresh.
+        engine.close().await;
+    }
+    beside.close();
+    beside.wait().await;
     keeping.cancel();
     if let Some(keeper) = keeper {
         let _ = keeper.await;

@@ -162,6 +162,11 @@ pub(super) fn stamp(home: &Path) -> Option<Stamp> {
     Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len()))
 }
 
+/// When the file was written, in Unix seconds.
+pub(super) fn written((_, seconds, _, _): &Stamp) -> i64 {
+    *seconds
+}
+
 /// What about the login's file and folder will go wrong at the next refresh, or lets others in.
 pub(super) fn warnings(home: &Path) -> Vec<String> {
     let path = home.join("auth.json");

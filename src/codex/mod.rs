@@ -209,6 +209,14 @@ pub trait Engine: Send + Sync {
     }
 }
 
+/// How long it may take until every Codex is gone once turns are stopped: one that has just been
+/// asked for something answers, is interrupted or ended, and then the rest is. A refresh of the
+/// login that is under way is waited for at each end, since it cannot be repeated.
+pub const LONGEST_STOP: Duration = app_server::PATIENCE
+    .saturating_add(app_server::INTERRUPT)
+    .saturating_add(app_server::LONGEST_END)
+    .saturating_add(app_server::LONGEST_END);
+
 /// Where news of logins go; they are few.
 pub type LoginObserver = Arc<dyn Fn(LoginEvent) + Send + Sync>;
 

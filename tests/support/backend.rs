@@ -14,6 +14,7 @@ mod server;
 use std::{
     collections::{HashMap, HashSet},
     net::TcpListener,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::{Instant, SystemTime},
 };
@@ -81,6 +82,7 @@ struct State {
     images_peak: usize,
     requests: Vec<Recorded>,
     refreshes: usize,
+    refreshes_open: usize,
     refused_refreshes: usize,
     spent_tokens: HashSet<String>,
     fresh_tokens: HashSet<String>,
@@ -206,6 +208,19 @@ impl Backend {
     /// How often a login was refreshed.
     pub fn refreshes(&self) -> usize {
         self.shared.lock().refreshes
+    }
+
+    /// The refreshes that are under way: the token is spent, and the answer was not handed over.
+    pub fn open_refreshes(&self) -> usize {
+        self.shared.lock().refreshes_open
+    }
+
+    /// Whether the refresh token of the login in `home` has been used: the login is lost.
+    pub fn is_spent(&self, home: &Path) -> bool {
+        let login = std::fs::read(home.join("auth.json")).unwrap();
+        let login: Value = serde_json::from_slice(&login).unwrap();
+        let token = login["tokens"]["refresh_token"].as_str().unwrap();
+        self.shared.lock().spent_tokens.contains(token)
     }
 
     /// How often a refresh was refused, above all because its token had been used before.

@@ -7,11 +7,13 @@ use std::{io, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Role};
-use crate::systemd;
+use super::{CLOSING, Error, Role};
+use crate::{codex, systemd};
 
-/// What a stop may take after the grace: ending Codex, the last looks, open connections.
-const TIDYING: Duration = Duration::from_secs(30);
+/// What a stop may take after the grace: ending Codex, open connections, and the books (what was
+/// drawn is stored, the store closed).
+const TIDYING: Duration =
+    codex::LONGEST_STOP.saturating_add(CLOSING).saturating_add(Duration::from_secs(30));
 
 /// SIGTERM and SIGINT.
 pub(super) struct StopSignals {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{codex::Engine, config::Config, retention::Cleaner, store::Store, systemd};
 
@@ -22,6 +22,7 @@ pub(super) fn clean_up_regularly(
     store: &Store,
     engine: &Arc<dyn Engine>,
     draining: CancellationToken,
+    tasks: &TaskTracker,
 ) {
     let Some(interval) = config.cleanup_interval else { return };
     let cleaner = Cleaner {
@@ -31,7 +32,7 @@ pub(super) fn clean_up_regularly(
         references_dir: config.references_dir(),
         workdir: config.codex_workdir.clone(),
     };
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         let mut tick = tokio::time::interval(interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

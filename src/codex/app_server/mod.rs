@@ -26,6 +26,10 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::{pool::NotStarted, server::Server, wire::CallError};
+pub(super) use self::{
+    server::{LONGEST_END, PATIENCE},
+    turn::INTERRUPT,
+};
 use super::{
     Failure, FailureCode, Finished, LoginObserver, Step, StepSink, ThreadRef, Turn, auth, clip,
     command,
@@ -49,7 +53,9 @@ pub(super) struct Servers {
     spawner: Arc<Spawner>,
     observer: LoginObserver,
     limits: Limits,
-    slots: Vec<Mutex<Option<Arc<Server>>>>,
+    slots: Vec<Arc<Mutex<Option<Arc<Server>>>>>,
+    /// No app-server is started any more.
+    closing: CancellationToken,
 }
 
 /// When an app-server is ended although nothing is wrong with it.
@@ -77,7 +83,8 @@ impl Servers {
             environment: command::inherited(config),
             timeout: config.codex_timeout,
             shadows: config.shadows_dir(),
-            slots: logins.homes().iter().map(|_| Mutex::default()).collect(),
+            slots: logins.homes().iter().map(|_| Arc::default()).collect(),
+            closing: CancellationToken::new(),
             logins,
             spawner,
             observer,
@@ -109,7 +116,8 @@ impl Servers {
                 Err(_) => return Ok(last.unwrap_or_default()),
             };
             let begun = Instant::now();
-            server.renew(&self.logins.homes()[index].path, self.renew_before()).await;
+            let renewal = server.renew(self.renew_before());
+            let _ = stop.run_until_cancelled(renewal).await;
             let attempt = turn::Attempt {
                 servers: self,
                 server: &server,
@@ -159,33 +167,47 @@ impl Servers {
         tokio::task::spawn_blocking(move || auth::check(&home))
             .await
             .map_err(|error| broken(&error.into(), "a login cannot be looked at"))??;
-        let (server, _turn) = self.on(index).await.map_err(|error| match error {
+        let begun = Instant::now();
+        let found = loop {
+            match self.on(index).await {
+                Err(NotStarted::Busy(_)) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                found => break found,
+            }
+        };
+        let (server, _turn) = found.map_err(|error| match error {
             NotStarted::Elsewhere => Failure::new(
                 FailureCode::CodexError,
                 format!("The login {label} is in use by another process, the service perhaps."),
             ),
+            NotStarted::Busy(_) => Failure::new(
+                FailureCode::CodexError,
+                format!("The login {label} is in use; try again later."),
+            ),
             NotStarted::Unusable(failure) | NotStarted::Failed(failure) => failure,
         })?;
-        let asked = serde_json::json!({"refreshToken": refresh});
-        let said = server.wire.call("account/read", asked, server::PATIENCE).await;
-        let account = said.map_err(|error| match error {
+        let account = server.account(refresh).await.map_err(|error| match error {
             CallError::Refused(words) => failures::turn(&words),
             CallError::Late | CallError::Gone => {
                 Failure::new(FailureCode::CodexError, "Codex does not answer.")
             }
         })?;
-        let quota =
-            server.wire.call("account/rateLimits/read", Value::Null, server::PATIENCE).await;
+        let quota = server.wire.call("account/rateLimits/read", Value::Null, PATIENCE).await;
         let quota = match quota {
-            Ok(said) => events::quota(&said),
+            Ok(said) => Some(events::quota(&said)),
             // The session is asked for here, and only here.
             Err(CallError::Refused(words)) => return Err(failures::turn(&words)),
-            Err(_) => Vec::new(),
+            // What is known stays known.
+            Err(CallError::Late | CallError::Gone) => None,
         };
-        self.logins.note_quota(index, quota.clone());
+        if let Some(windows) = quota {
+            self.logins.note_quota(index, windows);
+        }
         let logins = Arc::clone(&self.logins);
         let _ = tokio::task::spawn_blocking(move || logins.look(index)).await;
         let plan = account["account"]["planType"].as_str();
+        let quota = self.logins.quota(index);
         Ok(Account { plan: plan.map(|plan| clip::words(plan, 64)), quota })
     }
 }

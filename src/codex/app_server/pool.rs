@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 use crate::codex::{
     Failure, FailureCode, ThreadRef, auth, command,
     locate::{self, Program},
-    login::{Lease, Refused},
+    login::{Lease, Refused, Taken},
     shadow,
     status::{LoginEvent, LoginNews},
     versions::{self, Version},
@@ -23,13 +24,17 @@ use crate::codex::{
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// What Codex writes beside pictures (its databases) stays far below.
 const LARGEST_FILE: u64 = 1024 * 1024 * 1024;
-/// How often a home that another process holds is tried again.
+/// How often a login that is in other hands is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// The same of one whose app-server ends with its last turn, unless that ends before.
+const LAST_TURN: Duration = Duration::from_secs(1);
 
 /// Why a turn was not begun on a login.
 pub(super) enum NotStarted {
     /// Another process holds it.
     Elsewhere,
+    /// Something of this process has it: an app-server that ends with its last turn, if one.
+    Busy(Option<Arc<Server>>),
     /// This Codex has no app-server that can be talked with.
     Unusable(Failure),
     Failed(Failure),
@@ -42,61 +47,96 @@ impl Servers {
         tried: &[usize],
         stop: &CancellationToken,
     ) -> Result<(usize, Arc<Server>, Turn), NotStarted> {
-        let mut elsewhere = Vec::new();
+        let (mut elsewhere, mut busy) = (Vec::new(), Vec::new());
+        // One that is about to be free.
+        let mut next: Option<Arc<Server>> = None;
         let mut said = false;
         loop {
             if stop.is_cancelled() {
                 return Err(NotStarted::Failed(Refused::Stopped.into()));
             }
-            let (logins, passed) = (Arc::clone(&self.logins), [tried, &elsewhere].concat());
+            let (logins, passed) = (Arc::clone(&self.logins), [tried, &elsewhere, &busy].concat());
             let chosen =
                 tokio::task::spawn_blocking(move || logins.choose(&passed)).await.map_err(
                     |error| NotStarted::Failed(broken(&error.into(), "no login can be chosen")),
                 )?;
             let index = match chosen {
                 Ok(index) => index,
-                Err(failure) if elsewhere.is_empty() => return Err(NotStarted::Failed(failure)),
+                Err(failure) if elsewhere.is_empty() && busy.is_empty() => {
+                    return Err(NotStarted::Failed(failure));
+                }
                 Err(_) => {
-                    // All that is left is held by others.
-                    if !std::mem::replace(&mut said, true) {
+                    // All that is left is in other hands.
+                    if busy.is_empty() && !std::mem::replace(&mut said, true) {
                         tracing::warn!("every usable login is held by another process; waiting");
                     }
                     elsewhere.clear();
-                    let _ = stop.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await;
+                    busy.clear();
+                    let next = next.take();
+                    let freed = async {
+                        match &next {
+                            Some(server) => {
+                                let _ = tokio::time::timeout(LAST_TURN, server.gone()).await;
+                            }
+                            None => tokio::time::sleep(TRY_AGAIN).await,
+                        }
+                    };
+                    let _ = stop.run_until_cancelled(freed).await;
                     continue;
                 }
             };
-            match self.on(index).await {
+            let Some(found) = stop.run_until_cancelled(self.on(index)).await else { continue };
+            match found {
                 Ok((server, turn)) => return Ok((index, server, turn)),
                 Err(NotStarted::Elsewhere) => elsewhere.push(index),
+                Err(NotStarted::Busy(server)) => {
+                    next = next.or(server);
+                    busy.push(index);
+                }
                 Err(other) => return Err(other),
             }
         }
     }
 
-    /// The server of this login, started when there is none that takes turns.
+    /// The server of this login, started when there is none. It does not wait for one that ends.
+    /// Dropped, what it has begun is finished all the same, and in its place.
     pub(super) async fn on(
         self: &Arc<Self>,
         index: usize,
     ) -> Result<(Arc<Server>, Turn), NotStarted> {
-        let mut slot = self.slots[index].lock().await;
+        let mut slot = Arc::clone(&self.slots[index]).lock_owned().await;
         if let Some(server) = slot.as_ref() {
             if let Some(turn) = server.begin() {
                 return Ok((Arc::clone(server), turn));
             }
-            // It ends with its last turn, and others wait for that as we do.
-            while !server.is_gone() {
+            if !server.is_gone() {
+                // It ends with its last turn; none begins on it any more.
                 if server.active() == 0 {
                     server.close();
                 }
-                let gone = server.gone();
-                let _ = tokio::time::timeout(Duration::from_millis(50), gone).await;
+                return Err(NotStarted::Busy(Some(Arc::clone(server))));
             }
             *slot = None;
         }
+        let servers = Arc::clone(self);
+        let started = tokio::spawn(async move { servers.start_in(slot, index).await });
+        started.await.unwrap_or_else(|error| {
+            Err(NotStarted::Failed(broken(&error.into(), "an app-server cannot be started")))
+        })
+    }
+
+    async fn start_in(
+        self: Arc<Self>,
+        mut slot: OwnedMutexGuard<Option<Arc<Server>>>,
+        index: usize,
+    ) -> Result<(Arc<Server>, Turn), NotStarted> {
+        if self.closing.is_cancelled() {
+            return Err(NotStarted::Failed(Refused::Stopped.into()));
+        }
         let lease = match self.logins.try_this(index).await {
-            Ok(Some(lease)) => lease,
-            Ok(None) => return Err(NotStarted::Elsewhere),
+            Ok(Taken::Lease(lease)) => lease,
+            Ok(Taken::Here) => return Err(NotStarted::Busy(None)),
+            Ok(Taken::Elsewhere) => return Err(NotStarted::Elsewhere),
             Err(refused) => return Err(NotStarted::Failed(refused.into())),
         };
         let server = self.start(index, lease).await?;
@@ -126,7 +166,7 @@ impl Servers {
         let servers = Arc::clone(self);
         let heard = Arc::new(move |heed| servers.heed(index, heed));
         tracing::info!(login = lease.home().label, "starting Codex's app-server");
-        match Server::start(&self.spawner, start, lease, heard).await {
+        match Server::start(&self.spawner, start, lease, heard, &self.closing).await {
             Ok(server) => Ok(server),
             Err(StartError::Unusable(words)) => {
                 Err(NotStarted::Unusable(versions::refusal(version, &words).unwrap_or_else(|| {
@@ -173,14 +213,18 @@ impl Servers {
     }
 
     /// What a server says beside its turns.
-    fn heed(&self, index: usize, heed: Heed) {
+    fn heed(self: &Arc<Self>, index: usize, heed: Heed) {
         match heed {
             Heed::Quota(windows) => self.logins.note_quota(index, windows),
             Heed::Killed(why) => {
-                let home = &self.logins.homes()[index];
-                let during_refresh = auth::refresh_is_due(&home.path);
-                let what = LoginNews::Killed { why, during_refresh };
-                (self.observer)(LoginEvent { login: home.label.clone(), what });
+                let servers = Arc::clone(self);
+                // It reads the login's file.
+                tokio::task::spawn_blocking(move || {
+                    let home = &servers.logins.homes()[index];
+                    let during_refresh = auth::refresh_is_due(&home.path);
+                    let what = LoginNews::Killed { why, during_refresh };
+                    (servers.observer)(LoginEvent { login: home.label.clone(), what });
+                });
             }
         }
     }
@@ -229,8 +273,9 @@ impl Servers {
         });
     }
 
-    /// Ends all of them, gently; resolves when they are gone.
+    /// Ends all of them, gently; resolves when they are gone. None is started any more.
     pub(in crate::codex) async fn close(&self) {
+        self.closing.cancel();
         let mut ending = Vec::new();
         for slot in &self.slots {
             if let Some(server) = slot.lock().await.take() {

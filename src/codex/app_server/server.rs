@@ -4,6 +4,8 @@
 
 mod watch;
 
+pub(in crate::codex) use self::watch::LONGEST_END;
+
 use std::{
     fs::File,
     io,
@@ -22,17 +24,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     events,
-    wire::{Told, Wire},
+    wire::{CallError, Told, Wire},
 };
 use crate::codex::{
     Failure, FailureCode, auth,
-    login::Lease,
+    login::{Lease, Refused},
     spawn::{Launch, Running, Spawner},
     status::QuotaWindow,
 };
 
 /// For an answer that needs no network but may wait behind a refresh of the login.
-pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+pub(in crate::codex) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How one is started.
 pub(super) struct Start {
@@ -69,6 +71,8 @@ pub(super) enum Heed {
 /// A running app-server.
 pub(super) struct Server {
     pub(super) wire: Wire,
+    /// The login's.
+    home: PathBuf,
     pid: i32,
     active: AtomicUsize,
     images: AtomicU32,
@@ -78,8 +82,12 @@ pub(super) struct Server {
     retiring: AtomicBool,
     /// Its end could not be waited for: it may still be writing.
     pub(super) lingers: AtomicBool,
-    /// One asks for a refresh at a time.
+    /// One asks for a refresh at a time; held until it is answered.
     refreshing: tokio::sync::Mutex<()>,
+    /// The login file when a refresh was asked for that was not answered yet, if ever.
+    unanswered: Mutex<Option<auth::Stamp>>,
+    /// A refresh was refused: asking again and again would not help.
+    unrenewable: AtomicBool,
     /// What is to become of it; the first word counts.
     orders: mpsc::UnboundedSender<Told>,
     closing: CancellationToken,
@@ -103,9 +111,9 @@ impl Server {
         start: Start,
         lease: Lease,
         heard: Heard,
+        closing: &CancellationToken,
     ) -> Result<Arc<Self>, StartError> {
         let Start { command, dir, largest_file, most_images, renew_before } = start;
-        let home = lease.home().path.clone();
         let begun = Instant::now();
         let launched = launch(spawner, command, &lease, largest_file).await;
         let (running, stdin, stdout, stderr) =
@@ -115,6 +123,7 @@ impl Server {
             .map_err(|error| StartError::Failed(broken(&error)))?;
         let server = Arc::new(Self {
             wire,
+            home: lease.home().path.clone(),
             pid: running.pid().as_raw_nonzero().get(),
             active: AtomicUsize::new(0),
             images: AtomicU32::new(0),
@@ -123,17 +132,26 @@ impl Server {
             retiring: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::default(),
+            unanswered: Mutex::default(),
+            unrenewable: AtomicBool::new(false),
             orders: told,
             closing: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
-        tokio::spawn(watch::watch(Arc::clone(&server), running, dir, lease, heeded, heard));
+        let watched = watch::Watched { running, dir, lease, renew_before };
+        tokio::spawn(watch::watch(Arc::clone(&server), watched, heeded, heard));
         let info = json!({"clientInfo": {
             "name": "codex-image-service",
             "title": "codex-image-service",
             "version": env!("CARGO_PKG_VERSION"),
         }});
-        let introduced = server.wire.call("initialize", info, PATIENCE).await;
+        let introduced =
+            closing.run_until_cancelled(server.wire.call("initialize", info, PATIENCE)).await;
+        let Some(introduced) = introduced else {
+            server.close();
+            server.gone().await;
+            return Err(StartError::Failed(Refused::Stopped.into()));
+        };
         if let Err(error) = introduced {
             server.kill("did not start");
             server.gone().await;
@@ -143,7 +161,7 @@ impl Server {
         }
         let _ = server.wire.notify("initialized").await;
         // Before anything that would make Codex renew it in passing.
-        server.renew(&home, renew_before).await;
+        let _ = closing.run_until_cancelled(server.renew(renew_before)).await;
         server.ask_quota();
         Ok(server)
     }
@@ -158,24 +176,76 @@ impl Server {
     /// Has the login renewed when its token would expire within so many seconds. Asked for like
     /// this, a refresh is finished before Codex ends, also when the service is killed meanwhile. One
     /// that a turn begins by itself is cut off with the turn, and the login would be lost.
-    pub(super) async fn renew(&self, home: &Path, seconds: i64) {
-        let is_due = || {
-            let home = home.to_owned();
-            tokio::task::spawn_blocking(move || auth::expires_within(&home, seconds))
-        };
-        if !is_due().await.unwrap_or(false) {
+    pub(super) async fn renew(self: &Arc<Self>, seconds: i64) {
+        if !self.expires_within(seconds).await {
             return;
         }
-        let _one = self.refreshing.lock().await;
-        // Somebody else may just have had it renewed.
-        if is_due().await.unwrap_or(false) {
-            let renew = json!({"refreshToken": true});
-            let renewed = self.wire.call("account/read", renew, PATIENCE).await;
-            if let Err(error) = renewed {
+        // A task of its own: whoever does not wait for it any more does not make it forgotten.
+        let server = Arc::clone(self);
+        let renewed = tokio::spawn(async move {
+            let _one = server.refreshing.lock().await;
+            // Somebody else may just have had it renewed.
+            if server.expires_within(seconds).await
+                && let Err(error) = server.ask_account(true).await
+            {
                 // A turn that needs it says what is wrong.
                 tracing::warn!(?error, "the login could not be renewed");
             }
+        });
+        let _ = renewed.await;
+    }
+
+    /// What OpenAI says of the login; with `refresh` its session is renewed.
+    pub(super) async fn account(self: &Arc<Self>, refresh: bool) -> Result<Value, CallError> {
+        let server = Arc::clone(self);
+        let asked = tokio::spawn(async move {
+            let _one = if refresh { Some(server.refreshing.lock().await) } else { None };
+            server.ask_account(refresh).await
+        });
+        asked.await.unwrap_or(Err(CallError::Gone))
+    }
+
+    async fn ask_account(&self, refresh: bool) -> Result<Value, CallError> {
+        let asked = json!({"refreshToken": refresh});
+        if refresh {
+            let file = self.stamp().await;
+            *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         }
+        let said = self.wire.call("account/read", asked, PATIENCE).await;
+        let refused = matches!(said, Err(CallError::Refused(_)));
+        if refresh && (said.is_ok() || refused) {
+            *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.unrenewable.store(refused, Ordering::Relaxed);
+        }
+        said
+    }
+
+    /// Whether the login's tokens may just now be exchanged: because that was asked for and neither
+    /// an answer nor a new login file is there, or by Codex itself, with a token that is about to
+    /// expire.
+    async fn may_refresh(&self) -> bool {
+        let unanswered = *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        match unanswered {
+            Some(file) if self.stamp().await == file => true,
+            _ => self.expires_within(auth::REFRESH_BEFORE).await,
+        }
+    }
+
+    async fn expires_within(&self, seconds: i64) -> bool {
+        self.look(move |home| auth::expires_within(home, seconds)).await.unwrap_or(false)
+    }
+
+    async fn stamp(&self) -> auth::Stamp {
+        self.look(auth::stamp).await.flatten().unwrap_or_default()
+    }
+
+    /// Looks at the login's file, off the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        how: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        let home = self.home.clone();
+        tokio::task::spawn_blocking(move || how(&home)).await.ok()
     }
 
     /// The number of turns under way.
@@ -213,12 +283,12 @@ impl Server {
         self.retiring.load(Ordering::Acquire) || self.closing.is_cancelled()
     }
 
-    /// Asks it to end: it does so by itself, after a refresh that is under way.
+    /// Asks it to end: it does so by itself, after a refresh that it was asked for.
     pub(super) fn close(&self) {
         self.closing.cancel();
     }
 
-    /// Ends it whatever it does.
+    /// Ends it whatever it does, but for a refresh that may be under way.
     pub(super) fn kill(&self, why: &'static str) {
         let _ = self.orders.send(Told::Broken(why));
     }

@@ -42,6 +42,8 @@ impl LastErrors {
     fn read_lines(&self, stderr: File, tell: impl Fn(&str, String)) {
         let mut stderr = BufReader::new(stderr);
         let mut line = Vec::new();
+        // The rest of one that was cut says nothing by itself.
+        let mut cut = false;
         loop {
             line.clear();
             match stderr.by_ref().take(STDERR_LINE).read_until(b'\n', &mut line) {
@@ -49,6 +51,10 @@ impl LastErrors {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return,
+            }
+            let rest = std::mem::replace(&mut cut, !line.ends_with(b"\n"));
+            if rest {
+                continue;
             }
             if let Some((thread, words)) = events::tool_error(&line) {
                 tell(&thread, words);
@@ -85,7 +91,35 @@ fn plain_error(line: &[u8]) -> Option<String> {
             let fields = &line["fields"];
             fields["message"].as_str().or_else(|| fields["error"].as_str())?.to_owned()
         }
+        // One in JSON that was cut could be of any level.
+        Err(_) if line.starts_with(b"{") => return None,
         Err(_) => String::from_utf8_lossy(line).trim().to_owned(),
     };
     (!words.is_empty()).then(|| clip::words(&words, STDERR_CHARS))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_is_not_kept_and_nor_is_its_rest() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let length = usize::try_from(STDERR_LINE).unwrap();
+        let writing = thread::spawn(move || {
+            let long =
+                format!("{{\"level\":\"INFO\",\"prompt\":\"{}\"}}\n", "x".repeat(2 * length));
+            writer.write_all(long.as_bytes()).unwrap();
+            writer
+                .write_all(b"said plainly\n{\"level\":\"ERROR\",\"fields\":{\"message\":\"m\"}}\n")
+                .unwrap();
+        });
+        let errors = LastErrors::default();
+        let begin = Instant::now();
+        errors.read(std::os::fd::OwnedFd::from(reader).into(), |_, _| {});
+        writing.join().unwrap();
+        assert_eq!(errors.since(begin), "said plainly\nm");
+    }
 }

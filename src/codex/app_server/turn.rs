@@ -27,13 +27,14 @@ use crate::{
         exec::{CWD, LOGIN},
         failures::{self, Ending, Evidence},
         harvest::{self, Harvest},
+        login::Refused,
         prompt, shadow,
     },
     config::LoginHome,
 };
 
 /// From the interrupt to the turn's end; it takes 0.1 s.
-const INTERRUPT: Duration = Duration::from_secs(20);
+pub(in crate::codex) const INTERRUPT: Duration = Duration::from_secs(20);
 /// Standard error is another pipe: what it says of a failure may be read a little later.
 const LATE_WORDS: Duration = Duration::from_millis(500);
 /// What is kept of the turn's course, in characters.
@@ -107,6 +108,11 @@ impl Attempt<'_, '_> {
             Listener { server: self.server, thread: &thread, turn: None, ended: false };
         // Stored before anything is paid for.
         tell(self.sink, &self.home.label, &thread).await;
+        if self.stop.is_cancelled() {
+            // Nothing was asked for yet.
+            listener.ended = true;
+            return (failed(Refused::Stopped.into()), Ended::default());
+        }
         let mut course = Course::default();
         let ending = match self.start_turn(&thread).await {
             Ok(turn) => {

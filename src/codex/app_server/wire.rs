@@ -35,7 +35,7 @@ use crate::codex::{clip, status::QuotaWindow};
 const QUEUED_LINES: usize = 64;
 /// Events of a turn that nobody took yet; a turn has about ten in all.
 const QUEUED_EVENTS: usize = 256;
-/// So much that is no message is put up with: a warning may go astray.
+/// So much that is no message is put up with at a time: a warning may go astray.
 const MOST_GARBAGE: usize = 64;
 
 /// Why a request has no answer.
@@ -136,6 +136,7 @@ impl Wire {
         let asked = async {
             self.send(&json!({"id": id, "method": method, "params": params})).await?;
             tokio::select! {
+                biased;
                 answer = answer => answer.unwrap_or(Err(CallError::Gone)),
                 () = self.shared.closed.cancelled() => Err(CallError::Gone),
             }
@@ -310,7 +311,10 @@ fn read(
         let fed =
             scanner.feed(&buffer[..count], |Line { text, taken }| {
                 match serde_json::from_slice::<Value>(text) {
-                    Ok(message) if message.is_object() => shared.take(refusals, &message, taken),
+                    Ok(message) if message.is_object() => {
+                        garbage = 0;
+                        shared.take(refusals, &message, taken);
+                    }
                     _ if text.iter().all(u8::is_ascii_whitespace) => {}
                     _ => garbage += 1,
                 }
@@ -327,4 +331,6 @@ fn read(
     };
     shared.broken(why);
     shared.closed.cancel();
+    // Until it is gone: a full or a closed pipe could end it in the middle of a refresh.
+    let _ = io::copy(&mut stdout, &mut io::sink());
 }

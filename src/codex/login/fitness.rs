@@ -7,7 +7,7 @@ use crate::codex::{
 };
 
 /// When nobody said for how long.
-const UNKNOWN_REST: i64 = 300;
+pub(super) const UNKNOWN_REST: i64 = 300;
 /// From so many faults in a row a login rests, for so long, and then twice as long each time.
 const FAULTS: u32 = 3;
 const FIRST_BACKOFF: i64 = 30;
@@ -91,6 +91,14 @@ impl Fitness {
         self.rests
             .retain(|told| (told.rest.reason, &told.rest.limit) != (rest.reason, &rest.limit));
         self.rests.push(Told { rest, by_numbers });
+    }
+
+    /// What was known before a restart. What the numbers said they may take back: little left is
+    /// said by nobody else, and a used-up limit by them when they still say the same.
+    pub(super) fn restore(&mut self, rest: Rest) {
+        let of_numbers = rest.reason == RestReason::LowQuota
+            || self.rests.iter().any(|told| told.by_numbers && told.rest == rest);
+        self.begin(rest, of_numbers);
     }
 
     /// The session was renewed from outside.
@@ -230,6 +238,26 @@ mod tests {
         assert_eq!(login.rest(NOW).unwrap().reason, RestReason::Quota);
         login.note_quota(vec![window("image_gen", 100, NOW - 60)], 5, NOW);
         assert!(login.rest(NOW).is_none(), "its time is over");
+    }
+
+    #[test]
+    fn what_numbers_said_before_a_restart_they_may_take_back() {
+        let rest = |reason, until| Rest { until, reason, limit: Some("codex".into()) };
+        let fresh = || vec![window("codex", 50, NOW + 60)];
+        for (used, reason, until, taken_back) in [
+            (96, RestReason::LowQuota, NOW + 60, true),
+            (100, RestReason::Quota, NOW + 60, true),
+            // A failure said so: at another time than the numbers, or without any.
+            (100, RestReason::Quota, NOW + 90, false),
+            (10, RestReason::Quota, NOW + 60, false),
+        ] {
+            let mut login = Fitness::default();
+            login.note_quota(vec![window("codex", used, NOW + 60)], 5, NOW);
+            login.restore(rest(reason, until));
+            assert_eq!(login.rest(NOW), Some(&rest(reason, until)));
+            login.note_quota(fresh(), 5, NOW);
+            assert_eq!(login.rest(NOW).is_none(), taken_back, "{used} {reason:?} {until}");
+        }
     }
 
     #[test]

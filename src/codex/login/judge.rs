@@ -1,10 +1,14 @@
 //! How each login stands, by all that is heard of it: what its turns came to, its quota's numbers,
 //! its file, and what was known before a restart. What changes by it is told to the observer.
 
-use super::{Logins, now};
+use super::{
+    Logins,
+    fitness::{Fitness, UNKNOWN_REST},
+    now,
+};
 use crate::codex::{
     Failure, FailureCode, auth,
-    status::{LoginEvent, LoginNews, QuotaWindow, Rest},
+    status::{LoginEvent, LoginNews, QuotaWindow, Rest, RestReason},
 };
 
 /// What is to become of a job after a turn.
@@ -26,7 +30,11 @@ impl Logins {
     ) -> Verdict {
         let failure = match outcome {
             Ok(()) => {
-                self.slots().fitness[index].note_success();
+                let news = {
+                    let fitness = &mut self.slots().fitness[index];
+                    change(fitness, now(), Fitness::note_success)
+                };
+                self.tell(news.map(|news| (index, news)).into_iter().collect());
                 return Verdict::Final;
             }
             Err(failure) => failure,
@@ -43,7 +51,12 @@ impl Logins {
                 if other != index && !same {
                     continue;
                 }
-                let rest = slots.fitness[other].note_failure(failure, limit, now());
+                let now = now();
+                let before = slots.fitness[other].rest(now).is_some();
+                let rest = slots.fitness[other].note_failure(failure, limit, now);
+                if before && slots.fitness[other].rest(now).is_none() {
+                    news.push((other, LoginNews::Wakes));
+                }
                 if failure.code == FailureCode::LoginExpired {
                     slots.each[other].expired = auth::stamp(&self.homes[other].path);
                 }
@@ -63,17 +76,17 @@ impl Logins {
         let mut news = vec![(index, LoginNews::Quota(windows.clone()))];
         {
             let fitness = &mut self.slots().fitness[index];
-            let before = fitness.rest(now).cloned();
-            fitness.note_quota(windows, self.min_quota_percent, now);
-            match (before, fitness.rest(now).cloned()) {
-                (before, Some(rest)) if before.as_ref() != Some(&rest) => {
-                    news.push((index, LoginNews::Rests(rest)));
-                }
-                (Some(_), None) => news.push((index, LoginNews::Wakes)),
-                _ => {}
-            }
+            let changed = change(fitness, now, |fitness| {
+                fitness.note_quota(windows, self.min_quota_percent, now);
+            });
+            news.extend(changed.map(|changed| (index, changed)));
         }
         self.tell(news);
+    }
+
+    /// All windows of a login's limits, as far as known.
+    pub(in crate::codex) fn quota(&self, index: usize) -> Vec<QuotaWindow> {
+        self.slots().fitness[index].quota().to_vec()
     }
 
     /// Looks at the login's file: whose it is, whether its token is another, whether it was signed
@@ -96,8 +109,8 @@ impl Logins {
             }
             if slot.expired.is_some() && slot.expired != stamp {
                 slot.expired = None;
-                slots.fitness[index].forget_expiry();
-                news.push((index, LoginNews::Wakes));
+                let changed = change(&mut slots.fitness[index], now(), Fitness::forget_expiry);
+                news.extend(changed.map(|changed| (index, changed)));
             }
         }
         self.tell(news);
@@ -111,11 +124,18 @@ impl Logins {
         quota: Vec<QuotaWindow>,
     ) {
         let Some(index) = self.index(label) else { return };
-        let fitness = &mut self.slots().fitness[index];
-        fitness.note_quota(quota, self.min_quota_percent, now());
-        if let Some(rest) = rest {
-            fitness.begin(rest, false);
+        let stamp = auth::stamp(&self.homes[index].path);
+        let mut slots = self.slots();
+        slots.fitness[index].note_quota(quota, self.min_quota_percent, now());
+        let Some(rest) = rest else { return };
+        if rest.reason == RestReason::LoginExpired {
+            // Which file had expired is not stored, but since when: one that was written after that
+            // is of a new sign-in, which the first look will find.
+            let since = rest.until - UNKNOWN_REST;
+            let expired = stamp.filter(|stamp| auth::written(stamp) <= since);
+            slots.each[index].expired = Some(expired.unwrap_or_default());
         }
+        slots.fitness[index].restore(rest);
     }
 
     /// Ends the login's rests; by hand.
@@ -146,12 +166,29 @@ impl Logins {
     }
 }
 
+/// Does something to what is known of a login; gives how that changes its rest, for whoever keeps
+/// it: another rest than before, or none.
+fn change(fitness: &mut Fitness, now: i64, with: impl FnOnce(&mut Fitness)) -> Option<LoginNews> {
+    let before = fitness.rest(now).cloned();
+    with(fitness);
+    match fitness.rest(now) {
+        Some(rest) if before.as_ref() != Some(rest) => Some(LoginNews::Rests(rest.clone())),
+        None if before.is_some() => Some(LoginNews::Wakes),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::codex::{
         failures,
-        login::samples::{AUTH, logins},
+        login::{
+            Taken,
+            samples::{AUTH, logins},
+        },
     };
 
     #[tokio::test]
@@ -199,5 +236,108 @@ mod tests {
         assert_eq!(logins.choose(&[]).unwrap_err().code, FailureCode::LoginExpired);
         std::fs::write(dir.path().join("0/auth.json"), format!("{AUTH} ")).unwrap();
         assert_eq!(logins.choose(&[]), Ok(0));
+    }
+
+    /// The rests that are told of a login: Some, or None for its waking.
+    type Rests = Arc<Mutex<Vec<Option<Rest>>>>;
+
+    fn observed() -> (tempfile::TempDir, Arc<Logins>, Rests) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("auth.json"), AUTH).unwrap();
+        let home = crate::config::LoginHome { label: "0".into(), path: dir.path().to_owned() };
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&told);
+        let observer = Arc::new(move |event: LoginEvent| match event.what {
+            LoginNews::Rests(rest) => hears.lock().unwrap().push(Some(rest)),
+            LoginNews::Wakes => hears.lock().unwrap().push(None),
+            _ => {}
+        });
+        (dir, Logins::new(&[home], observer, 5), told)
+    }
+
+    fn reasons(told: &Mutex<Vec<Option<Rest>>>) -> Vec<Option<RestReason>> {
+        let told = std::mem::take(&mut *told.lock().unwrap());
+        told.into_iter().map(|rest| rest.map(|rest| rest.reason)).collect()
+    }
+
+    fn sign_in(dir: &tempfile::TempDir) {
+        std::fs::write(dir.path().join("auth.json"), format!("{AUTH} ")).unwrap();
+    }
+
+    #[test]
+    fn a_login_wakes_when_nothing_rests_any_more() {
+        let (dir, logins, told) = observed();
+        logins.judge(0, Err(&failures::exhausted(Some(now() + 3600))), None);
+        logins.judge(0, Err(&failures::expired()), None);
+        reasons(&told);
+        sign_in(&dir);
+        logins.look(0);
+        assert!(!reasons(&told).contains(&None), "it still rests");
+        assert_eq!(logins.choose(&[]).unwrap_err().code, FailureCode::QuotaExceeded);
+    }
+
+    #[test]
+    fn a_success_ends_the_rest_after_faults_and_says_so() {
+        let (_dir, logins, told) = observed();
+        let fault = Failure::new(FailureCode::CodexError, "x");
+        for success in [true, false] {
+            for _ in 0..3 {
+                logins.judge(0, Err(&fault), None);
+            }
+            assert_eq!(reasons(&told), [Some(RestReason::Faults)]);
+            let refused = Failure::new(FailureCode::ModelRefused, "x");
+            logins.judge(0, if success { Ok(()) } else { Err(&refused) }, None);
+            assert_eq!(reasons(&told), [None]);
+        }
+    }
+
+    #[test]
+    fn a_new_sign_in_is_noticed_after_a_restart() {
+        // Before the restart and after it.
+        for before in [true, false] {
+            let (dir, logins, told) = observed();
+            let reason = RestReason::LoginExpired;
+            // The file is of now; it expired before it was written, or just after.
+            let since = if before { now() - 100 } else { now() + 100 };
+            let rest = Rest { until: since + UNKNOWN_REST, reason, limit: None };
+            logins.restore("0", Some(rest), Vec::new());
+            if !before {
+                logins.look(0);
+                assert_eq!(logins.choose(&[]).unwrap_err().code, FailureCode::LoginExpired);
+                sign_in(&dir);
+            }
+            assert_eq!(logins.choose(&[]), Ok(0));
+            assert_eq!(reasons(&told), [None]);
+        }
+    }
+
+    #[test]
+    fn a_login_held_here_is_not_held_elsewhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (_dir, logins, _told) = observed();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(!logins.statuses()[0].busy_elsewhere);
+                }
+            });
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            for _ in 0..300 {
+                let taken = runtime.block_on(logins.try_this(0));
+                let held = matches!(taken, Ok(Taken::Lease(_)));
+                if !held {
+                    done.store(true, Ordering::Relaxed);
+                }
+                assert!(held, "it is free");
+                let second = runtime.block_on(logins.try_this(0));
+                let here = matches!(second, Ok(Taken::Here));
+                if !here {
+                    done.store(true, Ordering::Relaxed);
+                }
+                assert!(here, "this process has it");
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

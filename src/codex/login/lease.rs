@@ -24,6 +24,11 @@ pub(super) const LOCK_FILE: &str = ".codex-image-service.lock";
 /// Nobody tells when another process lets go of a flock.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
+/// A child of this process, between fork and exec, still has what was let go of in that moment:
+/// only a lock that stays taken is taken by somebody else.
+pub(super) const A_FORK: Duration = Duration::from_millis(20);
+pub(super) const LOOKS: u32 = 3;
+
 /// By what of this process a login is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Held {
@@ -54,6 +59,15 @@ impl From<Refused> for Failure {
             Refused::Stopped => Self::new(FailureCode::Interrupted, "The run was stopped."),
         }
     }
+}
+
+/// What became of the wish for one login.
+pub(in crate::codex) enum Taken {
+    Lease(Lease),
+    /// Something of this process has it, for a moment.
+    Here,
+    /// Another process has it.
+    Elsewhere,
 }
 
 enum Pass {
@@ -89,19 +103,23 @@ impl Logins {
         self.wait(&CancellationToken::new(), move |logins| logins.pass(&[index])).await
     }
 
-    /// This login, unless another process holds it.
+    /// This login, if it is free.
     pub(in crate::codex) async fn try_this(
         self: &Arc<Self>,
         index: usize,
-    ) -> Result<Option<Lease>, Refused> {
-        let logins = Arc::clone(self);
-        let pass = tokio::task::spawn_blocking(move || logins.pass(&[index]))
-            .await
-            .map_err(|error| broken(&error.into()))??;
-        Ok(match pass {
-            Pass::Leased(lease) => Some(lease),
-            _ => None,
-        })
+    ) -> Result<Taken, Refused> {
+        for _ in 0..LOOKS {
+            let logins = Arc::clone(self);
+            let pass = tokio::task::spawn_blocking(move || logins.pass(&[index]))
+                .await
+                .map_err(|error| broken(&error.into()))??;
+            match pass {
+                Pass::Leased(lease) => return Ok(Taken::Lease(lease)),
+                Pass::Busy => return Ok(Taken::Here),
+                Pass::Contended => tokio::time::sleep(A_FORK).await,
+            }
+        }
+        Ok(Taken::Elsewhere)
     }
 
     /// Waits until no Codex of an earlier process can still be at work in this home. One of

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use self::{fitness::Fitness, lease::Held};
 pub(super) use self::{
     judge::Verdict,
-    lease::{Lease, Refused, lock_home},
+    lease::{Lease, Refused, Taken, lock_home},
 };
 use super::{LoginObserver, auth, status::Dispatch};
 use crate::config::LoginHome;

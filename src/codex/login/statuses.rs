@@ -3,7 +3,7 @@
 
 use super::{
     Logins,
-    lease::{Held, LOCK_FILE, lock},
+    lease::{A_FORK, Held, LOCK_FILE, LOOKS, lock},
     now,
 };
 use crate::{
@@ -15,15 +15,22 @@ impl Logins {
     /// How all of them stand; reads their files and tries their locks.
     pub(in crate::codex) fn statuses(&self) -> Vec<LoginStatus> {
         let status = |(index, home): (usize, &LoginHome)| {
-            let claims = auth::claims(&home.path);
-            let busy = self.slots().each[index].held != Held::Free;
+            let (claims, problem) = (auth::claims(&home.path), auth::check(&home.path).err());
             let path = home.path.join(LOCK_FILE);
-            let busy_elsewhere = !busy && path.exists() && matches!(lock(path), Ok(None));
+            let busy_elsewhere = path.exists()
+                && (0..LOOKS).all(|look| {
+                    if look > 0 {
+                        std::thread::sleep(A_FORK);
+                    }
+                    // As whoever takes a login: neither takes the other for a stranger.
+                    let slots = self.slots();
+                    slots.each[index].held == Held::Free && matches!(lock(path.clone()), Ok(None))
+                });
             let slots = self.slots();
             let fitness = &slots.fitness[index];
             LoginStatus {
                 label: home.label.clone(),
-                problem: auth::check(&home.path).err(),
+                problem,
                 account: claims.account,
                 plan: claims.plan,
                 expires_at: claims.expires_at,

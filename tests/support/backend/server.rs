@@ -227,11 +227,22 @@ async fn refresh(shared: &Shared, call: &Call) -> Response {
     {
         let mut state = shared.lock();
         state.refreshes += 1;
+        state.refreshes_open += 1;
         let fresh = tokens["access_token"].as_str().unwrap_or_default().to_owned();
         state.fresh_tokens.insert(fresh);
     }
+    let _under_way = UnderWay(shared);
     tokio::time::sleep(call.options.oauth_latency).await; // spent, and not yet replaced
     Json(tokens).into_response()
+}
+
+/// A refresh that is counted as open; also one whose client went away ends.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lock().refreshes_open -= 1;
+    }
 }
 
 async fn turn(shared: &Shared, call: Call) -> Response {

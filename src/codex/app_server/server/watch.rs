@@ -26,20 +26,36 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(20);
 /// After its standard input was closed. It ends in milliseconds, or when a refresh is over.
 const GENTLE_END: Duration = Duration::from_secs(15);
+/// A refresh that may be under way is waited for before any signal; longer than its answer may take.
+const REFRESH: Duration = Duration::from_secs(65);
+const LOOK: Duration = Duration::from_millis(100);
 /// Between SIGTERM and SIGKILL, and for the kernel after that.
 const GRACE: Duration = Duration::from_secs(5);
+/// The longest time from the wish that one ends to its end.
+pub(in crate::codex) const LONGEST_END: Duration =
+    GENTLE_END.saturating_add(REFRESH).saturating_add(GRACE).saturating_add(GRACE);
+/// How often it is looked whether the login of an idle one is to be renewed, in heartbeats.
+const RENEWALS: u32 = 6;
 /// How often the quota is asked for, at most.
 const QUOTA_INTERVAL: Duration = Duration::from_mins(2);
+
+/// What goes with a server.
+pub(super) struct Watched {
+    pub(super) running: Running,
+    pub(super) dir: PathBuf,
+    pub(super) lease: Lease,
+    /// So many seconds before its token expires the login is renewed.
+    pub(super) renew_before: i64,
+}
 
 /// Sees an app-server to its end, whatever the end is.
 pub(super) async fn watch(
     server: Arc<Server>,
-    mut running: Running,
-    dir: PathBuf,
-    lease: Lease,
+    Watched { mut running, dir, lease, renew_before }: Watched,
     mut told: mpsc::UnboundedReceiver<Told>,
     heard: Heard,
 ) {
+    let mut beats: u32 = 0;
     let mut windows: Vec<QuotaWindow> = Vec::new();
     let mut asked = Instant::now();
     let mut beat = tokio::time::interval(HEARTBEAT);
@@ -58,6 +74,10 @@ pub(super) async fn watch(
                 None => break None,
             },
             _ = beat.tick() => {
+                beats = beats.wrapping_add(1);
+                if beats.is_multiple_of(RENEWALS) {
+                    keep_fresh(&server, renew_before);
+                }
                 if server.active() > 0 {
                     listen_for_life(&server);
                     if asked.elapsed() >= QUOTA_INTERVAL {
@@ -74,6 +94,7 @@ pub(super) async fn watch(
         server.wire.close();
         let _ = tokio::time::timeout(GENTLE_END, running.ended()).await;
     }
+    wait_for_refresh(&server, &running, &lease).await;
     let ended = has_ended(&running).await;
     if let Some(why) = why.filter(|_| !ended) {
         tracing::error!(login = lease.home().label, why, "Codex's app-server is killed");
@@ -113,6 +134,31 @@ pub(super) async fn watch(
 /// True when it has, now.
 async fn has_ended(running: &Running) -> bool {
     tokio::time::timeout(Duration::from_millis(1), running.ended()).await.is_ok()
+}
+
+/// Renews the login of one that idles long before Codex would do it in passing: for a refresh that
+/// it was not asked for it does not wait when the service dies.
+fn keep_fresh(server: &Arc<Server>, renew_before: i64) {
+    if server.unrenewable.load(Ordering::Relaxed) {
+        return;
+    }
+    let server = Arc::clone(server);
+    tokio::spawn(async move { server.renew(renew_before).await });
+}
+
+/// Cut off in a refresh the login would be lost: the old token is spent, the new one not stored.
+async fn wait_for_refresh(server: &Server, running: &Running, lease: &Lease) {
+    let over = async {
+        while server.may_refresh().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = running.ended() => {}
+        waited = tokio::time::timeout(REFRESH, over) => if waited.is_err() {
+            tracing::warn!(login = lease.home().label, "a refresh of the login may be cut off");
+        },
+    }
 }
 
 /// One that works and does not answer is as good as dead.
