@@ -26,19 +26,16 @@ impl FromRequestParts<App> for Authorized {
 
 /// The hash of the key that the request carries.
 pub(super) fn key_hash(headers: &HeaderMap) -> Result<String, ApiError> {
-    let key = match headers.get(header::AUTHORIZATION) {
-        Some(value) => {
-            let text = value.to_str().map_err(|_| ApiError::InvalidKey)?.trim();
-            let (scheme, key) = text.split_once([' ', '\t']).ok_or(ApiError::MissingKey)?;
-            if !scheme.eq_ignore_ascii_case("bearer") {
-                return Err(ApiError::MissingKey);
-            }
-            key.trim()
+    let key = if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let text = value.to_str().map_err(|_| ApiError::InvalidKey)?.trim();
+        let (scheme, key) = text.split_once([' ', '\t']).ok_or(ApiError::MissingKey)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(ApiError::MissingKey);
         }
-        None => {
-            let value = headers.get(API_KEY).ok_or(ApiError::MissingKey)?;
-            value.to_str().map_err(|_| ApiError::InvalidKey)?.trim()
-        }
+        key.trim()
+    } else {
+        let value = headers.get(API_KEY).ok_or(ApiError::MissingKey)?;
+        value.to_str().map_err(|_| ApiError::InvalidKey)?.trim()
     };
     if key.is_empty() {
         return Err(ApiError::MissingKey);

@@ -31,10 +31,10 @@ pub(super) enum Sending {
     #[response(status = 413)]
     TooLarge(ErrorBody),
     /// `quota_exceeded`: every login's quota is used up; `Retry-After` tells the reset, if it is known.
-    #[response(status = 429)]
+    #[response(status = 429, headers(("Retry-After" = Option<u32>, description = "Seconds."), ("x-should-retry" = Option<String>, description = "`false` where a repetition within a minute cannot help.")))]
     Quota(ErrorBody),
     /// `queue_full`, `too_many_uploads` or `shutting_down`, with `Retry-After`.
-    #[response(status = 503)]
+    #[response(status = 503, headers(("Retry-After" = Option<u32>, description = "Seconds.")))]
     Unavailable(ErrorBody),
 }
 
@@ -43,10 +43,10 @@ pub(super) enum Sending {
 #[allow(dead_code, reason = "documents what error.rs answers")]
 pub(super) enum Waiting {
     /// Codex failed; `code` says why. `x-should-retry: false` where a repetition cannot help.
-    #[response(status = 502)]
+    #[response(status = 502, headers(("X-Job-Id" = Option<String>, description = "The job."), ("x-should-retry" = Option<String>, description = "`false` where a repetition cannot help.")))]
     Failed(ErrorBody),
     /// `still_running`: the patience ended first. `id` and `status_url` name the job, which goes on.
-    #[response(status = 504)]
+    #[response(status = 504, headers(("X-Job-Id" = Option<String>, description = "The job."), ("Location" = Option<String>, description = "Where the job is asked for.")))]
     StillRunning(ErrorBody),
 }
 
@@ -56,6 +56,12 @@ pub(super) enum Waiting {
 #[allow(dead_code, reason = "documents what error.rs answers")]
 pub(super) struct Mismatch(ErrorBody);
 
+/// The bytes of a file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "documents what generated.rs serves")]
+pub(super) struct Binary(Vec<u8>);
+
 /// One event of a stream of server-sent events.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "documents what is written piece by piece")]
@@ -64,7 +70,8 @@ pub(super) struct ServerSentEvent {
     event: Option<String>,
     /// For the header `Last-Event-ID`, where a stream can be taken up again.
     id: Option<String>,
-    /// JSON.
+    /// JSON: in an answer of OpenAI's routes a `StreamEvent`, or with the event `error` an `ErrorBody`
+    /// with `type`; of a job's events a phase, or with the event `result` a `JobBody`.
     #[schema(content_media_type = "application/json")]
     data: String,
 }
@@ -93,10 +100,6 @@ pub(super) struct GenerationRequest {
     #[schema(inline)]
     #[serde(flatten)]
     options: Options,
-    /// Accepted and ignored.
-    moderation: Option<String>,
-    /// Accepted and ignored.
-    style: Option<String>,
 }
 
 /// Fields that both routes know.
@@ -126,7 +129,8 @@ pub(super) struct Options {
     #[schema(default = "png", pattern = "^(png|jpeg|webp)$")]
     output_format: Option<String>,
     /// For jpeg; png and webp are written without loss.
-    #[schema(minimum = 0, maximum = 100, default = 100)]
+    /// 100 (good) when nothing is said.
+    #[schema(minimum = 0, maximum = 100)]
     output_compression: Option<u32>,
     /// `b64_json`, or `url`; the default of `dall-e-…` in generations is `url`.
     #[schema(default = "b64_json", pattern = "^(b64_json|url)$")]
@@ -140,6 +144,18 @@ pub(super) struct Options {
     /// For whom the picture is; kept with the job.
     #[schema(max_length = 512, pattern = r"^[^\x00]*$")]
     user: Option<String>,
+    /// The same under its newer name, which wins.
+    #[schema(max_length = 512, pattern = r"^[^\x00]*$")]
+    safety_identifier: Option<String>,
+    /// Accepted and ignored.
+    #[schema(max_length = 128, pattern = r"^[^\x00]*$")]
+    input_fidelity: Option<String>,
+    /// Accepted and ignored.
+    #[schema(max_length = 128, pattern = r"^[^\x00]*$")]
+    moderation: Option<String>,
+    /// Accepted and ignored.
+    #[schema(max_length = 128, pattern = r"^[^\x00]*$")]
+    style: Option<String>,
 }
 
 /// A request of `edits` as a form.

@@ -43,6 +43,7 @@ pub(super) fn router() -> Router<App> {
 #[utoipa::path(
     get,
     path = "/v1/images/jobs/{id}/events",
+    operation_id = "followJob",
     tag = "Native",
     params(
         ("id" = String, Path, description = "The job's id."),

@@ -18,7 +18,7 @@ use axum_extra::headers::{
 };
 
 use super::{
-    App,
+    App, docs,
     error::{ApiError, ErrorBody},
     respond,
 };
@@ -31,17 +31,18 @@ pub(super) fn router() -> Router<App> {
 
 /// A picture. No key: the name is unguessable.
 #[utoipa::path(
-    method(get, head),
+    get,
+    operation_id = "getPicture",
     path = "/generated/{file}",
     tag = "Native",
     security(()),
     params(("file" = String, Path, description = "As in an answer's `url`.")),
     responses(
         (status = 200, description = "The picture.", content(
-            (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
+            (docs::Binary = "image/png"), (docs::Binary = "image/jpeg"), (docs::Binary = "image/webp"),
         )),
         (status = 206, description = "The range of it that was asked for.", content(
-            (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"),
+            (docs::Binary = "image/png"), (docs::Binary = "image/jpeg"), (docs::Binary = "image/webp"),
         )),
         (status = 304, description = "It is as it was."),
         (status = 404, description = "`file_not_found`, also when it expired.", body = ErrorBody),

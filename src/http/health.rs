@@ -69,6 +69,7 @@ pub(super) fn router() -> Router<App> {
 #[utoipa::path(
     get,
     path = "/health",
+    operation_id = "health",
     tag = "Service",
     security(()),
     responses((status = 200, description = "It is.", body = Health)),
@@ -81,6 +82,7 @@ pub(super) async fn health() -> Response {
 #[utoipa::path(
     get,
     path = "/ready",
+    operation_id = "ready",
     tag = "Service",
     security(()),
     responses(
@@ -174,6 +176,7 @@ async fn worker_is_there(app: &App) -> bool {
 #[utoipa::path(
     get,
     path = "/",
+    operation_id = "home",
     tag = "Service",
     security(()),
     responses((status = 303, description = "`Location` is the admin pages.")),

@@ -55,6 +55,7 @@ pub(super) fn router() -> Router<App> {
 #[utoipa::path(
     post,
     path = "/v1/images/generate",
+    operation_id = "generate",
     tag = "Native",
     params(docs::RepeatHeaders),
     request_body = docs::NativeRequest,
@@ -86,11 +87,12 @@ pub(super) async fn generate(
 #[utoipa::path(
     post,
     path = "/v1/images/jobs",
+    operation_id = "submitJob",
     tag = "Native",
     params(docs::RepeatHeaders),
     request_body = docs::NativeRequest,
     responses(
-        (status = 202, description = "It is accepted, and durable. `Location` is where to poll.", body = Submitted),
+        (status = 202, description = "It is accepted, and durable. `Location` is where to poll.", body = Submitted, headers(("Location" = String, description = "Where to poll."), ("Retry-After" = u32, description = "Seconds until it is worth it."), ("X-Job-Id" = String, description = "The job."))),
         (status = 400, description = "No JSON, or a reference that is no picture.", body = ErrorBody),
         (status = 422, description = "`invalid_value`: a field is out of its bounds; or `idempotency_mismatch`.", body = ErrorBody),
         docs::Caller,
@@ -153,6 +155,7 @@ async fn read_native(
 #[utoipa::path(
     get,
     path = "/v1/images/jobs/{id}",
+    operation_id = "getJob",
     tag = "Native",
     params(("id" = String, Path, description = "The job's id.")),
     responses(
@@ -178,6 +181,7 @@ pub(super) async fn poll(
 #[utoipa::path(
     delete,
     path = "/v1/images/jobs/{id}",
+    operation_id = "cancelJob",
     tag = "Native",
     params(("id" = String, Path, description = "The job's id.")),
     responses(
@@ -224,6 +228,7 @@ pub(super) struct ListQuery {
 #[utoipa::path(
     get,
     path = "/v1/images/jobs",
+    operation_id = "listJobs",
     tag = "Native",
     params(ListQuery),
     responses(

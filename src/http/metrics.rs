@@ -20,6 +20,7 @@ pub(super) fn router() -> Router<App> {
 #[utoipa::path(
     get,
     path = "/metrics",
+    operation_id = "metrics",
     tag = "Service",
     security((), ("key" = [])),
     responses(

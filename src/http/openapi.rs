@@ -89,6 +89,7 @@ pub(super) fn router() -> Router<App> {
 #[utoipa::path(
     get,
     path = "/openapi.json",
+    operation_id = "openapi",
     tag = "Service",
     security(()),
     responses((status = 200, description = "OpenAPI 3.1.", body = Object)),

@@ -35,6 +35,7 @@ pub(super) struct KeyUsage {
 #[utoipa::path(
     get,
     path = "/v1/usage",
+    operation_id = "getUsage",
     tag = "Native",
     responses((status = 200, description = "Its use.", body = KeyUsage), docs::Caller),
 )]

@@ -28,6 +28,7 @@ use crate::{queue, store::submissions::NewJob};
 #[utoipa::path(
     post,
     path = "/v1/images/generations",
+    operation_id = "createImage",
     tag = "OpenAI",
     params(docs::RepeatHeaders),
     request_body = docs::GenerationRequest,
@@ -58,6 +59,7 @@ pub(in crate::http) async fn generations(
 #[utoipa::path(
     post,
     path = "/v1/images/edits",
+    operation_id = "createImageEdit",
     tag = "OpenAI",
     params(docs::RepeatHeaders),
     request_body(content(
@@ -88,6 +90,7 @@ pub(in crate::http) async fn edits(
 #[utoipa::path(
     post,
     path = "/v1/images/variations",
+    operation_id = "createImageVariation",
     tag = "OpenAI",
     responses(
         (status = 404, description = "`not_supported`, always.", body = ErrorBody),

@@ -77,6 +77,7 @@ pub(in crate::http) struct Models {
 #[utoipa::path(
     get,
     path = "/v1/models",
+    operation_id = "listModels",
     tag = "OpenAI",
     responses(
         (status = 200, description = "The models.", body = Models),
@@ -92,6 +93,7 @@ pub(in crate::http) async fn list(_: Authorized) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
+    operation_id = "retrieveModel",
     tag = "OpenAI",
     params(("id" = String, Path, description = "A model's name.", example = "gpt-image-2")),
     responses(
