@@ -174,6 +174,7 @@ fn kills_around_a_refresh_never_burn_the_login() {
     let watch = {
         let (most, done, folder) = (Arc::clone(&most), Arc::clone(&done), lab.service.path(""));
         thread::spawn(move || {
+            let mut before: Vec<i32> = Vec::new();
             while !done.load(Ordering::Relaxed) {
                 let serves = |pid: &i32| command_line(*pid).contains("bin/codex app-server");
                 let found: Vec<i32> =
@@ -181,7 +182,12 @@ fn kills_around_a_refresh_never_burn_the_login() {
                 // One that was just forked to become a helper still bears its parent's name.
                 let own =
                     |pid: &&i32| !process::parent(**pid).is_some_and(|of| found.contains(&of));
-                most.fetch_max(found.iter().filter(own).count(), Ordering::Relaxed);
+                let found: Vec<i32> = found.iter().copied().filter(|pid| own(&pid)).collect();
+                // Only those that were there before as well: such a helper may outlive its parent
+                // for a moment, and one look is not one moment.
+                let both = found.iter().filter(|pid| before.contains(pid)).count();
+                most.fetch_max(both, Ordering::Relaxed);
+                before = found;
                 thread::sleep(Duration::from_millis(5));
             }
         })
