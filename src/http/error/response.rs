@@ -105,7 +105,7 @@ impl ApiError {
             Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
-            Self::QuotaExhausted { retry_at } => add_retry_after(headers, *retry_at),
+            Self::QuotaExhausted { retry_at } => add_retry_after(dress, headers, *retry_at),
             Self::ShuttingDown { job: Some(job) } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
                 add_status(headers, job);
@@ -124,7 +124,7 @@ impl ApiError {
                     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
                 }
                 if let Some(retry_at) = job.retry_at {
-                    add_retry_after(headers, retry_at);
+                    add_retry_after(dress, headers, retry_at);
                 }
             }
             Self::StillRunning { job } => {
@@ -147,12 +147,12 @@ fn add_status(headers: &mut HeaderMap, job: &str) {
     respond::set(headers, header::LOCATION, &respond::job_path(job));
 }
 
-/// When trying again makes sense. Clients that repeat by themselves do so within a minute, whatever
-/// a longer `Retry-After` says: a limit of that length is not worth their while.
-fn add_retry_after(headers: &mut HeaderMap, retry_at: i64) {
+/// When trying again makes sense. OpenAI's clients repeat by themselves within a minute, whatever a
+/// longer `Retry-After` says: a limit of that length is not worth their while.
+fn add_retry_after(dress: Dress, headers: &mut HeaderMap, retry_at: i64) {
     let seconds = respond::seconds_until(retry_at);
     headers.insert(header::RETRY_AFTER, seconds.into());
-    if seconds > LONGEST_RETRY {
+    if dress == Dress::OpenAi && seconds > LONGEST_RETRY {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
 }
