@@ -419,7 +419,9 @@ fn many_jobs(service: &Service, count: usize) -> Vec<String> {
                finished_at, expires_at) \
              SELECT '{id}', id, 'a kite', 'auto', 'auto', 1, 'succeeded', 1, 1, 2 FROM api_keys; \
              INSERT INTO turns (job_id, position, state) VALUES ('{id}', 0, 'succeeded'); \
-             INSERT INTO images VALUES ('{id}', 0, '{id}.png', 'image/png', 1, 1, 1, '{id}', 1)"
+             INSERT INTO images (job_id, position, file, type, bytes, width, height, sha256, \
+               created_at) \
+             VALUES ('{id}', 0, '{id}.png', 'image/png', 1, 1, 1, '{id}', 1)"
         ));
         fs::write(generated(service).join(format!("{id}.png")), "a picture").unwrap();
         let references = service.state_dir().join("references").join(id);

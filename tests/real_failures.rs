@@ -371,8 +371,8 @@ fn no_login() {
 fn a_login_file_that_cannot_be_used() {
     let lab = Lab::new();
     for (text, words) in [
-        ("{\"auth_mode\": \"chatgpt\", \"tok", "cannot be read"),
-        ("", "cannot be read"),
+        ("{\"auth_mode\": \"chatgpt\", \"tok", "is damaged"),
+        ("", "is damaged"),
         (r#"{"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}"#, "no image tool"),
         (r#"{"OPENAI_API_KEY": "sk-test"}"#, "no image tool"),
         (r#"{"auth_mode": "chatgpt", "OPENAI_API_KEY": null, "tokens": null}"#, "no ChatGPT login"),
@@ -389,7 +389,7 @@ fn a_login_file_that_cannot_be_used() {
     }
     fs::remove_file(lab.auth()).unwrap();
     fs::create_dir(lab.auth()).unwrap();
-    lab.fails("a kite", &not_logged_in("codex login"));
+    lab.fails("a kite", &not_logged_in("may not read"));
     assert!(lab.backend.requests().is_empty(), "nobody was asked");
 }
 

@@ -10,11 +10,13 @@ use sqlx::{
 
 use super::Service;
 
-/// The rows of `table`, each an object of its columns, in the order of `order`.
+/// The rows of `table`, each an object of its columns, in the order of `order`; the bytes of BLOBs
+/// in hexadecimal digits, for JSON cannot hold them.
 pub fn of(service: &Service, table: &str, order: &str) -> Vec<Value> {
     let columns = columns(service, table);
     let object = columns.iter().fold(String::new(), |mut object, column| {
-        write!(object, "'{column}', \"{column}\", ").expect("writing to a string");
+        let value = format!("iif(typeof(\"{column}\") = 'blob', hex(\"{column}\"), \"{column}\")");
+        write!(object, "'{column}', {value}, ").expect("writing to a string");
         object
     });
     let object = object.trim_end_matches(", ");
