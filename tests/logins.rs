@@ -199,7 +199,7 @@ fn a_login_that_others_may_read_is_warned_of() {
     let auth = setup.path("codex/auth.json");
     fs::set_permissions(auth, fs::Permissions::from_mode(0o644)).unwrap();
     let service = setup.start();
-    assert!(service.log().contains("others may read auth.json"), "{}", service.log());
+    service.wait_for_log("others may read auth.json");
 }
 
 #[test]
