@@ -11,7 +11,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{App, body, error::ApiError, intake::Draft};
 use crate::{
-    queue::{Entered, Ticket, Waited},
+    queue::{Ticket, Waited},
     store::{
         self,
         jobs::Job,
@@ -165,26 +165,7 @@ pub(super) fn new_job(
 
 /// Hands a job in; the id of the job that the request has now, its own or the one that it joined.
 pub(super) async fn enter(app: &App, job: NewJob) -> Result<String, ApiError> {
-    let (own, folder) = (job.id.clone(), app.references_dir.join(&job.id));
-    let entered = match enter_before(app, &job).await {
-        Ok(Some(id)) => Ok(Entered::Joined(id)),
-        Ok(None) => app.queue.submit(job).await.map_err(ApiError::from),
-        Err(refused) => Err(refused),
-    };
-    match entered {
-        Ok(Entered::New) => {
-            app.metrics.job_accepted();
-            Ok(own)
-        }
-        Ok(Entered::Joined(id)) => {
-            leave_nothing(folder).await;
-            Ok(id)
-        }
-        Err(refused) => {
-            leave_nothing(folder).await;
-            Err(refused)
-        }
-    }
+    enter_to_wait(app, job).await.map(|ticket| ticket.job().to_owned())
 }
 
 /// The same for a caller who waits.
@@ -195,20 +176,12 @@ pub(super) async fn enter_to_wait(app: &App, job: NewJob) -> Result<Ticket, ApiE
         Ok(None) => app.queue.submit_to_wait(job).await.map_err(ApiError::from),
         Err(refused) => Err(refused),
     };
-    match entered {
-        Ok(ticket) => {
-            if ticket.is_joined() {
-                leave_nothing(folder).await;
-            } else {
-                app.metrics.job_accepted();
-            }
-            Ok(ticket)
-        }
-        Err(refused) => {
-            leave_nothing(folder).await;
-            Err(refused)
-        }
+    if entered.as_ref().is_ok_and(|ticket| !ticket.is_joined()) {
+        app.metrics.job_accepted();
+    } else {
+        leave_nothing(folder).await;
     }
+    entered
 }
 
 /// The job that is there already for a request which may repeat one; what was let in for that only

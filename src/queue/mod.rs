@@ -81,8 +81,7 @@ impl Ticket {
 }
 
 /// What became of a job that was handed in.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Entered {
+enum Entered {
     /// It is a new one.
     New,
     /// The request repeats another, whose job this is.
@@ -154,7 +153,7 @@ impl Queue {
 
     /// Accepts a job: it is durable when this returns. A request that repeats another finds the job
     /// of that one, also when both come in the same moment.
-    pub async fn submit(&self, job: NewJob) -> Result<Entered, Refused> {
+    async fn submit(&self, job: NewJob) -> Result<Entered, Refused> {
         if self.draining.is_cancelled() {
             return Err(Refused::ShuttingDown);
         }
