@@ -37,6 +37,15 @@ pub fn generate() -> Result<NewKey, getrandom::Error> {
     Ok(NewKey { id: format!("key_{}", hex(&id)), text: body + &checksum })
 }
 
+/// The name that somebody gives a key, without blanks around it; None when it can't be one. Names
+/// have 1 to 100 characters, none of them a control character.
+#[must_use]
+pub fn checked_name(name: &str) -> Option<&str> {
+    let name = name.trim();
+    let fits = (1..=100).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    fits.then_some(name)
+}
+
 /// Could this be a key? Refuses what was mistyped; keys of the original have no checksum and
 /// pass by their form alone.
 #[must_use]

@@ -91,6 +91,8 @@ pub struct Config {
     pub public_base_url: String,
     /// Empty, or with a slash at the start and none at the end.
     pub admin_url_prefix: String,
+    /// `ADMIN`, default on.
+    pub admin: bool,
     pub admin_username: String,
     pub admin_password: Option<Secret>,
     pub admin_session_secret: Option<Secret>,
@@ -115,6 +117,8 @@ pub struct Config {
     pub request_wait_timeout: Duration,
     pub image_retention: Duration,
     pub cleanup_interval: Option<Duration>,
+    /// `IMAGE_WALL_48H`, default 320.
+    pub image_wall_48h: Option<u32>,
     /// Lower-case, without a slash at the end; `*` is everyone.
     pub cors_allow_origins: Vec<String>,
     pub log_level: tracing::Level,
@@ -157,6 +161,7 @@ impl Config {
             codex_workdir: dir.join(resolve::WORK),
             public_base_url,
             admin_url_prefix: String::new(),
+            admin: true,
             admin_username: "admin".to_owned(),
             admin_password: None,
             admin_session_secret: None,
@@ -175,6 +180,7 @@ impl Config {
             request_wait_timeout: Duration::from_mins(10),
             image_retention: 7 * DAY,
             cleanup_interval: Some(DAY / 4),
+            image_wall_48h: Some(320),
             cors_allow_origins: Vec::new(),
             log_level: tracing::Level::INFO,
             metrics: false,
@@ -192,6 +198,12 @@ impl Config {
     #[must_use]
     pub fn references_dir(&self) -> PathBuf {
         self.state_dir.join("references")
+    }
+
+    /// Folder of the small copies of pictures that the admin pages show.
+    #[must_use]
+    pub fn thumbnails_dir(&self) -> PathBuf {
+        self.state_dir.join("thumbnails")
     }
 
     /// Folder of the doorbells.
@@ -289,6 +301,7 @@ mod tests {
             codex_workdir,
             public_base_url,
             admin_url_prefix,
+            admin,
             admin_username,
             admin_password,
             admin_session_secret,
@@ -307,6 +320,7 @@ mod tests {
             request_wait_timeout,
             image_retention,
             cleanup_interval,
+            image_wall_48h,
             cors_allow_origins,
             log_level,
             metrics,
@@ -325,6 +339,7 @@ mod tests {
         assert_eq!(demo.codex_workdir, codex_workdir);
         assert_eq!(demo.public_base_url, public_base_url);
         assert_eq!(demo.admin_url_prefix, admin_url_prefix);
+        assert_eq!(demo.admin, admin);
         assert_eq!(demo.admin_username, admin_username);
         assert!(demo.admin_password.is_none() && admin_password.is_none());
         assert!(demo.admin_session_secret.is_none() && admin_session_secret.is_none());
@@ -343,6 +358,7 @@ mod tests {
         assert_eq!(demo.request_wait_timeout, request_wait_timeout);
         assert_eq!(demo.image_retention, image_retention);
         assert_eq!(demo.cleanup_interval, cleanup_interval);
+        assert_eq!(demo.image_wall_48h, image_wall_48h);
         assert_eq!(demo.cors_allow_origins, cors_allow_origins);
         assert_eq!(demo.log_level, log_level);
         assert_eq!(demo.metrics, metrics);

@@ -148,10 +148,7 @@ fn id_of(keys: &[ApiKey], key: &str) -> Result<String, KeysError> {
 }
 
 async fn create(store: &Store, name: &str) -> Result<(), KeysError> {
-    let name = name.trim();
-    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-        return Err(KeysError::Name(name.to_owned()));
-    }
+    let name = api_key::checked_name(name).ok_or_else(|| KeysError::Name(name.to_owned()))?;
     let key = new_key(store, name).await?;
     if let Err(error) = writeln!(std::io::stdout(), "{}", key.text) {
         // Nobody has seen it, and nobody ever will.
@@ -214,6 +211,7 @@ fn as_json(key: &ApiKey) -> serde_json::Value {
         "handle": key.handle,
         "enabled": key.enabled,
         "jobs": key.jobs,
+        "images": key.images,
         "created_at": time(key.created_at),
         "last_used_at": key.last_used_at.map(time),
     })

@@ -295,6 +295,7 @@ fn workshop(
         patience: config.request_wait_timeout,
         retention: config.image_retention,
         front_bell,
+        orders: Arc::new(tokio::sync::Notify::new()),
         on_turn: Arc::new(move |took| turns.codex_ran(took)),
         on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
     }

@@ -67,6 +67,7 @@ impl Resolver {
         });
         let public_base_url = self.take(&t::PUBLIC_BASE_URL, |raw, _| parse::public_base_url(raw));
         let admin_url_prefix = self.take(&t::ADMIN_URL_PREFIX, |raw, _| parse::url_prefix(raw));
+        let admin = self.take(&t::ADMIN, |raw, _| parse::switch(raw));
         let admin_username = self.take(&t::ADMIN_USERNAME, |raw, _| parse::username(raw));
         let admin_password = self.secret(&t::ADMIN_PASSWORD);
         let admin_session_secret = self.secret(&t::ADMIN_SESSION_SECRET);
@@ -85,6 +86,7 @@ impl Resolver {
         let request_wait_timeout = self.number(&t::REQUEST_WAIT_TIMEOUT_SECONDS);
         let image_retention = self.number(&t::IMAGE_RETENTION_DAYS);
         let cleanup_interval = self.number(&t::CLEANUP_INTERVAL_HOURS);
+        let image_wall_48h = self.whole(&t::IMAGE_WALL_48H);
         let cors_allow_origins = self.take(&t::CORS_ALLOW_ORIGINS, |raw, _| parse::origins(raw));
         let log_level = self.take(&t::LOG_LEVEL, |raw, _| parse::level(raw));
         let metrics = self.take(&t::METRICS, |raw, _| parse::switch(raw));
@@ -101,6 +103,7 @@ impl Resolver {
             codex_workdir: codex_workdir?,
             public_base_url: public_base_url?,
             admin_url_prefix: admin_url_prefix?,
+            admin: admin?,
             admin_username: admin_username?,
             admin_password: admin_password?,
             admin_session_secret: admin_session_secret?,
@@ -120,6 +123,7 @@ impl Resolver {
             image_retention: parse::duration(image_retention?, DAY),
             cleanup_interval: cleanup_interval
                 .map(|hours| Some(parse::duration(hours, HOUR)).filter(|every| !every.is_zero()))?,
+            image_wall_48h: Some(u32::try_from(image_wall_48h?).ok()?).filter(|wall| *wall > 0),
             cors_allow_origins: cors_allow_origins?,
             log_level: log_level?,
             metrics: metrics?,

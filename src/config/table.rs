@@ -173,6 +173,8 @@ settings! {
     ADMIN_URL_PREFIX = Value(""),
         Words("empty or a path that starts with /, of letters, digits and -._~/"),
         "the path under which a proxy shows the service";
+    ADMIN = Value("on"), Switch,
+        "whether there are admin pages";
     ADMIN_USERNAME = Value("admin"), Words("1 to 128 characters, none of them a control character"),
         "who signs in to the admin pages", keeping_empty;
     ADMIN_PASSWORD = Unset("a random one is made and shown once"),
@@ -215,6 +217,8 @@ settings! {
     CLEANUP_INTERVAL_HOURS = Value("6"),
         Number { min: 0.001, max: 8_760.0, unit: "hours", zero: Some("a timer does it") },
         "how often this process removes what has expired";
+    IMAGE_WALL_48H = Value("320"), Whole { min: 0, max: 1_000_000 },
+        "pictures that a login draws in 48 hours until OpenAI refuses more, for the charts; 0: not drawn";
     CORS_ALLOW_ORIGINS = Value(""),
         Words("origins such as https://app.example, separated by commas, or *"),
         "web pages that may call the API";

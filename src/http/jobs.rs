@@ -199,7 +199,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, ApiError> {
     let hash = auth::key_hash(&headers)?;
     let Path(id) = id.map_err(|_| ApiError::NoJob)?;
-    let cancelled = queue::is_job_id(&id) && app.queue.cancel(&caller.id, &id).await?;
+    let cancelled = queue::is_job_id(&id) && app.queue.cancel(Some(&caller.id), &id).await?;
     if cancelled {
         app.metrics.job_finished(JobState::Cancelled.as_str(), None);
     }

@@ -28,7 +28,12 @@ pub enum Ring {
     Job(String),
     /// This job has come to another phase.
     Phase(String),
+    /// The operator asks something of the worker.
+    Order,
 }
+
+/// What is sent for it.
+const ORDER: &str = "!";
 
 /// What stands before the id of a job that came to another phase.
 const PHASE: &str = "+";
@@ -61,6 +66,7 @@ impl Doorbell {
                     Ring::Any => String::new(),
                     Ring::Job(id) => id.clone(),
                     Ring::Phase(id) => format!("{PHASE}{id}"),
+                    Ring::Order => ORDER.to_owned(),
                 };
                 // Nobody at home or a full socket: the listener looks at the store by itself.
                 if let Err(error) = socket.send_to(payload.as_bytes(), path) {
@@ -111,6 +117,7 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
             };
             let ring = match std::str::from_utf8(&payload[..length]) {
                 Ok(id) if is_job_id(id) => Ring::Job(id.to_owned()),
+                Ok(ORDER) => Ring::Order,
                 Ok(text) => match text.strip_prefix(PHASE).filter(|id| is_job_id(id)) {
                     Some(id) => Ring::Phase(id.to_owned()),
                     None => Ring::Any,

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::store::{
     Store, StoreError,
     jobs::{Job, JobState},
+    orders::OrderKind,
     submissions::{NewJob, Submissions, Submitted},
 };
 use bell::{Doorbell, Listener, Ring};
@@ -136,6 +137,8 @@ impl Queue {
                     Ring::Job(id) => awake.wake(&id, true),
                     Ring::Phase(id) => awake.wake(&id, false),
                     Ring::Any => awake.wake_all(),
+                    // For a worker.
+                    Ring::Order => {}
                 }
             }
         });
@@ -219,14 +222,42 @@ impl Queue {
         Watch { waiter: self.waiters.listen(job, true), closing: self.closing.clone() }
     }
 
-    /// Cancels a caller's job; false when it is final already or none of the caller's.
-    pub async fn cancel(&self, caller: &str, id: &str) -> Result<bool, StoreError> {
+    /// Cancels a caller's job, or with None anybody's; false when it is final already or none of the
+    /// caller's.
+    pub async fn cancel(&self, caller: Option<&str>, id: &str) -> Result<bool, StoreError> {
         let cancelled = self.store.cancel_job(caller, id).await?;
         if cancelled {
-            self.worker_bell.ring(&Ring::Job(id.to_owned()));
-            self.waiters.wake(id, true);
+            self.tell_of_end(id);
         }
         Ok(cancelled)
+    }
+
+    /// Deletes anybody's job, see [`Store::delete_job`]; its files go as soon as the worker comes to
+    /// it. False when there is none.
+    pub async fn delete(&self, id: &str) -> Result<bool, StoreError> {
+        let deleted = self.store.delete_job(id).await?;
+        if deleted {
+            self.tell_of_end(id);
+            self.order(OrderKind::RemoveJob, id, None).await?;
+        }
+        Ok(deleted)
+    }
+
+    fn tell_of_end(&self, id: &str) {
+        self.worker_bell.ring(&Ring::Job(id.to_owned()));
+        self.waiters.wake(id, true);
+    }
+
+    /// Asks something of the worker, which carries it out when it comes to it.
+    pub async fn order(
+        &self,
+        what: OrderKind,
+        subject: &str,
+        until: Option<i64>,
+    ) -> Result<(), StoreError> {
+        self.store.give_order(what, subject, until).await?;
+        self.worker_bell.ring(&Ring::Order);
+        Ok(())
     }
 
     /// Has the process begun to stop?

@@ -56,6 +56,8 @@ pub struct Workshop {
     pub retention: Duration,
     /// Rung when a job becomes final.
     pub front_bell: Doorbell,
+    /// Notified when the operator asks something.
+    pub orders: Arc<Notify>,
     /// Seconds that Codex took.
     pub on_turn: TurnObserver,
     /// How jobs end.
@@ -112,6 +114,7 @@ pub async fn work(
         while let Some(ring) = bell.recv().await {
             match ring {
                 Ring::Any => listener.more.notify_one(),
+                Ring::Order => listener.shop.orders.notify_one(),
                 Ring::Job(id) | Ring::Phase(id) => listener.recheck(&id).await,
             }
         }

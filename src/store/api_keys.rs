@@ -21,6 +21,8 @@ pub struct ApiKey {
     pub last_used_at: Option<i64>,
     /// Jobs that this key has submitted.
     pub jobs: i64,
+    /// Pictures that were drawn for it.
+    pub images: i64,
 }
 
 /// A caller whose key verified.
@@ -90,8 +92,7 @@ impl Store {
     /// Every key that is not deleted, oldest first.
     pub async fn list_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
         Ok(sqlx::query_as(
-            "SELECT id, name, handle, enabled, created_at, last_used_at, \
-             (SELECT count(*) FROM jobs WHERE api_key_id = api_keys.id) AS jobs \
+            "SELECT id, name, handle, enabled, created_at, last_used_at, jobs, images \
              FROM api_keys WHERE deleted_at IS NULL ORDER BY created_at, id",
         )
         .fetch_all(&self.read)
@@ -114,6 +115,16 @@ impl Store {
                 .bind(id)
                 .execute(&self.write)
                 .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Gives a key another name; false when there is none of this id.
+    pub async fn rename_key(&self, id: &str, name: &str) -> Result<bool, StoreError> {
+        let done = sqlx::query("UPDATE api_keys SET name = ? WHERE id = ? AND deleted_at IS NULL")
+            .bind(name)
+            .bind(id)
+            .execute(&self.write)
+            .await?;
         Ok(done.rows_affected() > 0)
     }
 

@@ -118,13 +118,15 @@ macro_rules! job_columns {
 const CALLERS_JOB: &str = concat!(
     "SELECT k.id AS caller_id, k.handle, k.enabled, ",
     job_columns!(),
-    " FROM api_keys k LEFT JOIN jobs j ON j.id = ?2 AND j.api_key_id = k.id WHERE k.hash = ?1"
+    " FROM api_keys k LEFT JOIN jobs j ON j.id = ?2 AND j.api_key_id = k.id AND j.deleted_at IS NULL \
+     WHERE k.hash = ?1"
 );
 const JOB: &str = concat!("SELECT ", job_columns!(), " FROM jobs j WHERE j.id = ?");
 const CALLERS_JOBS: &str = concat!(
     "SELECT ",
     job_columns!(),
-    " FROM jobs j WHERE j.api_key_id = ?1 AND j.seq < ?2 ORDER BY j.seq DESC LIMIT ?3"
+    " FROM jobs j WHERE j.api_key_id = ?1 AND j.seq < ?2 AND j.deleted_at IS NULL \
+     ORDER BY j.seq DESC LIMIT ?3"
 );
 
 impl FromRow<'_, SqliteRow> for Job {
@@ -212,13 +214,13 @@ impl Store {
         Ok((jobs, next))
     }
 
-    /// Cancels a queued or running job of this caller: it is cancelled when this returns, and
-    /// its worker's lease is void. None when it is already final (or there is none).
-    pub async fn cancel_job(&self, caller: &str, id: &str) -> Result<bool, StoreError> {
+    /// Cancels a queued or running job of this caller, or of whomever: it is cancelled when this
+    /// returns, and its worker's lease is void. False when it is already final (or there is none).
+    pub async fn cancel_job(&self, caller: Option<&str>, id: &str) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE jobs SET state = 'cancelled', finished_at = ?3, generation = generation + 1, \
              lease_owner = NULL, lease_until = NULL \
-             WHERE id = ?1 AND api_key_id = ?2 AND state IN ('queued', 'running')",
+             WHERE id = ?1 AND api_key_id = coalesce(?2, api_key_id) AND state IN ('queued', 'running')",
         )
         .bind(id)
         .bind(caller)

@@ -3,13 +3,18 @@
 //! One `SQLite` file in WAL mode, one connection that writes and a few that read. A commit is on
 //! the disk when it returns (`synchronous=FULL`).
 
+pub mod admin;
 pub mod api_keys;
 pub mod claims;
+pub mod cleanups;
+pub mod history;
 pub mod jobs;
 pub mod joining;
 pub mod logins;
 mod migrate;
+pub mod orders;
 pub mod outcomes;
+pub mod overview;
 pub mod retired;
 pub mod submissions;
 

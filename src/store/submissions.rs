@@ -217,10 +217,11 @@ async fn insert(connection: &mut SqliteConnection, job: &NewJob) -> Result<Submi
     sqlx::query(
         "WITH RECURSIVE n (position) AS \
          (SELECT 0 UNION ALL SELECT position + 1 FROM n WHERE position + 1 < ?2) \
-         INSERT INTO turns (job_id, position) SELECT ?1, position FROM n",
+         INSERT INTO turns (job_id, position, job_seq) SELECT ?1, position, ?3 FROM n",
     )
     .bind(&job.id)
     .bind(job.count)
+    .bind(inserted.last_insert_rowid())
     .execute(&mut *connection)
     .await?;
     for (position, reference) in (0_i64..).zip(&job.references) {

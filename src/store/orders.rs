@@ -1,0 +1,148 @@
+//! Table `orders`: what the operator asks of the worker. The worker looks here and carries out what
+//! is open, in its order; what came of it is kept for a while.
+
+use sqlx::FromRow;
+
+use super::{Store, StoreError, now};
+
+/// How long orders that were carried out are kept, in milliseconds.
+const KEPT: i64 = 30 * 24 * 60 * 60 * 1000;
+
+/// What may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(rename_all = "snake_case")]
+pub enum OrderKind {
+    /// Ask OpenAI about a login.
+    TestLogin,
+    /// Leave a login alone until a time.
+    RestLogin,
+    /// End a login's rest.
+    WakeLogin,
+    /// Remove what has expired.
+    CleanUp,
+    /// Count what a clean-up would remove.
+    Count,
+    /// Remove the files of a deleted job.
+    RemoveJob,
+}
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct Order {
+    /// Its number.
+    pub seq: i64,
+    /// When it was given, in milliseconds.
+    pub at: i64,
+    /// What is asked.
+    pub what: OrderKind,
+    /// A login's label or a job's id; empty where there is nothing to name.
+    pub subject: String,
+    /// Of a rest, in milliseconds.
+    pub until: Option<i64>,
+    /// When it had been carried out, in milliseconds.
+    pub done_at: Option<i64>,
+    /// It could not be carried out.
+    pub failed: bool,
+    /// What came of it, in words.
+    pub outcome: Option<String>,
+}
+
+impl Store {
+    /// Asks something of the worker.
+    pub async fn give_order(
+        &self,
+        what: OrderKind,
+        subject: &str,
+        until: Option<i64>,
+    ) -> Result<i64, StoreError> {
+        let done = sqlx::query(
+            // Asked twice before it was carried out, it is carried out once.
+            "INSERT INTO orders (at, what, subject, until) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS \
+             (SELECT 1 FROM orders WHERE done_at IS NULL AND what = ?2 AND subject = ?3 \
+              AND until IS ?4)",
+        )
+        .bind(now())
+        .bind(what)
+        .bind(subject)
+        .bind(until)
+        .execute(&self.write)
+        .await?;
+        Ok(done.last_insert_rowid())
+    }
+
+    /// What is to be carried out, oldest first.
+    pub async fn open_orders(&self) -> Result<Vec<Order>, StoreError> {
+        Ok(sqlx::query_as("SELECT * FROM orders WHERE done_at IS NULL ORDER BY seq LIMIT 100")
+            .fetch_all(&self.read)
+            .await?)
+    }
+
+    /// Notes that an order was carried out, or why not.
+    pub async fn close_order(
+        &self,
+        seq: i64,
+        outcome: Result<&str, &str>,
+    ) -> Result<(), StoreError> {
+        sqlx::query("UPDATE orders SET done_at = ?, failed = ?, outcome = ? WHERE seq = ?")
+            .bind(now())
+            .bind(outcome.is_err())
+            .bind(outcome.unwrap_or_else(|why| why))
+            .bind(seq)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// The newest order about each subject, of those kinds that name a login.
+    pub async fn latest_login_orders(&self) -> Result<Vec<Order>, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT * FROM orders WHERE seq IN (SELECT max(seq) FROM orders \
+             WHERE what IN ('test_login', 'rest_login', 'wake_login') GROUP BY subject)",
+        )
+        .fetch_all(&self.read)
+        .await?)
+    }
+
+    /// The newest order of this kind.
+    pub async fn latest_order(&self, what: OrderKind) -> Result<Option<Order>, StoreError> {
+        Ok(sqlx::query_as("SELECT * FROM orders WHERE what = ? ORDER BY seq DESC LIMIT 1")
+            .bind(what)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// Removes what nobody asks for any more.
+    pub async fn forget_old_orders(&self) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM orders WHERE done_at < ?")
+            .bind(now() - KEPT)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_is_carried_out_once_and_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("x.db")).await.unwrap();
+        for _ in 0..2 {
+            store.give_order(OrderKind::TestLogin, "one", None).await.unwrap();
+        }
+        store.give_order(OrderKind::RestLogin, "one", Some(5)).await.unwrap();
+        let open = store.open_orders().await.unwrap();
+        let kinds: Vec<_> = open.iter().map(|order| order.what).collect();
+        assert_eq!(kinds, [OrderKind::TestLogin, OrderKind::RestLogin]);
+        store.close_order(open[0].seq, Ok("fine")).await.unwrap();
+        store.close_order(open[1].seq, Err("no such login")).await.unwrap();
+        assert!(store.open_orders().await.unwrap().is_empty());
+        let latest = store.latest_login_orders().await.unwrap();
+        assert_eq!(latest.len(), 1);
+        assert!(latest[0].failed && latest[0].outcome.as_deref() == Some("no such login"));
+        let tested = store.latest_order(OrderKind::TestLogin).await.unwrap().unwrap();
+        assert_eq!((tested.failed, tested.outcome.as_deref()), (false, Some("fine")));
+    }
+}
