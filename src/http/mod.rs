@@ -2,6 +2,7 @@
 //! every error passes the one mapping in `error.rs`.
 
 mod accept;
+mod admin;
 mod auth;
 mod body;
 #[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
@@ -37,8 +38,9 @@ use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::{
+    admin_password::PasswordError,
     codex::Engine,
-    config::Config,
+    config::{Config, Secret},
     queue::Queue,
     store::{Store, StoreError},
     telemetry::Metrics,
@@ -82,6 +84,7 @@ pub struct Inner {
     /// See `JSON_KEEPALIVE_SECONDS`.
     json_keepalive: Option<Duration>,
     last_look: health::LastLook,
+    admin: admin::Admin,
 }
 
 impl App {
@@ -95,6 +98,7 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Arc::new(Inner {
+            admin: admin::Admin::new(config, &store),
             store,
             queue,
             engine,
@@ -113,6 +117,12 @@ impl App {
             json_keepalive: config.json_keepalive,
             last_look: health::LastLook::default(),
         }))
+    }
+
+    /// Makes ready what signing in to the admin pages needs, before the first request. Gives a
+    /// password that was made just now, to be shown to whoever sits `on_terminal`.
+    pub async fn open_admin(&self, on_terminal: bool) -> Result<Option<Secret>, PasswordError> {
+        self.admin.sign_in.open(on_terminal).await
     }
 }
 
@@ -181,6 +191,14 @@ pub fn router(app: App, config: &Config) -> Router {
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
     if !config.cors_allow_origins.is_empty() {
         router = router.layer(cors(&config.cors_allow_origins));
+    }
+    if config.admin {
+        // Beside CORS: the pages are for no other site.
+        let pages = admin::router(&app, config);
+        if !config.admin_url_prefix.is_empty() {
+            router = router.nest(&config.admin_url_prefix, pages.clone());
+        }
+        router = router.merge(pages);
     }
     // Outermost: a browser's preflight is a request, too.
     router.layer(trace::Trace::layer(app.clone())).with_state(app)
