@@ -39,8 +39,9 @@ use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::{
+    admin_password::PasswordError,
     codex::Engine,
-    config::Config,
+    config::{Config, Secret},
     queue::Queue,
     store::{Store, StoreError},
     telemetry::Metrics,
@@ -117,6 +118,12 @@ impl App {
             json_keepalive: config.json_keepalive,
             last_look: health::LastLook::default(),
         }))
+    }
+
+    /// Makes ready what signing in to the admin pages needs, before the first request. Gives a
+    /// password that was made just now, to be shown to whoever sits `on_terminal`.
+    pub async fn open_admin(&self, on_terminal: bool) -> Result<Option<Secret>, PasswordError> {
+        self.admin.sign_in.open(on_terminal).await
     }
 }
 

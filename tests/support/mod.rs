@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken support is a failed test")]
 #![allow(clippy::print_stdout, reason = "shown by the test harness when a test fails")]
 
+pub mod admin;
 pub mod backend;
 pub mod codex;
 pub mod db;
@@ -29,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use admin::Browser;
 pub use backend::Backend;
 pub use codex::codex_binary;
 pub use db::Db;

@@ -8,7 +8,9 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use super::{Backend, HomeOptions, codex_binary, codex_home, fake, service::Service, temp_dir};
+use super::{
+    Backend, HomeOptions, admin, codex_binary, codex_home, fake, service::Service, temp_dir,
+};
 
 /// A service that is not started yet: its folder and its settings.
 pub struct Setup {
@@ -44,6 +46,11 @@ impl Setup {
     /// With the painter: no Codex at all.
     pub fn painter() -> Self {
         Self::new().set("CODEX_ENGINE", "demo")
+    }
+
+    /// The same, and the admin pages with [`admin::PASSWORD`].
+    pub fn admin() -> Self {
+        Self::painter().set("ADMIN_PASSWORD", admin::PASSWORD)
     }
 
     /// With the scripted fake; its home is [`Service::codex_home`].

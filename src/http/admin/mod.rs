@@ -63,7 +63,7 @@ const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What the pages have beside the API's world.
 pub(super) struct Admin {
-    sign_in: SignIn,
+    pub(super) sign_in: SignIn,
     fresh_keys: FreshKeys,
     thumbnails: Semaphore,
     thumbnails_dir: PathBuf,

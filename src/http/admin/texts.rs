@@ -32,9 +32,17 @@ texts! {
     never: "never",
     none: "none",
     unknown: "unknown",
-    yes: "yes",
-    no: "no",
     details: "Details",
+
+    // Sign in
+    sign_in: "Sign in",
+    user_name: "User name",
+    password: "Password",
+    remember: "Stay signed in for 30 days",
+    wrong_sign_in: "The user name or the password is wrong.",
+    no_form: "Signing in needs a form: application/x-www-form-urlencoded.",
+    form_too_large: "The form is larger than a user name and a password can be.",
+    form_broken: "The form is not whole: it needs a user name and a password.",
 
     // Overview
     no_worker: "No worker is running: jobs are accepted and wait.",
@@ -64,7 +72,6 @@ texts! {
     next_cleanup: "Next clean-up",
     by_timer: "by a timer",
     address: "Address for callers",
-    order_of_logins: "Order of logins",
     order_legend: "Which login draws next",
     round_robin: "In turn, those with more quota left more often",
     primary_first: "The first of the settings that does not rest",
@@ -76,7 +83,6 @@ texts! {
     account: "Account",
     plan: "Plan",
     token: "Token expires",
-    token_until: "renewed before",
     token_over: "it has,",
     quota: "Quota",
     quota_used: "used",
@@ -99,7 +105,6 @@ texts! {
     rest_low_quota: "little quota is left",
     rest_expired: "its session has expired",
     rest_faults: "it failed several times in a row",
-    rest_by_hand: "somebody wanted it to rest",
     test: "Test",
     rest: "Rest",
     rest_for: "Rest for",
@@ -159,7 +164,6 @@ texts! {
     export_jsonl: "Export JSON lines",
     no_jobs: "There is no such job.",
     filter: "Filter",
-    deleted_keys: "deleted",
 
     // A job
     job: "Job",
@@ -190,10 +194,8 @@ texts! {
     stdout: "Standard output",
     stderr: "Standard error",
     note: "The model's words",
-    error: "Error",
     code: "Code",
     download: "Download",
-    full_size: "Full size",
     again: "Again",
     cancel_job: "Cancel job",
     delete_job: "Delete job",
@@ -250,7 +252,6 @@ texts! {
     // Settings
     settings_words: "As they hold in this process, and where each comes from. They are changed there, and hold from the next start.",
     origin: "Origin",
-    secret: "A secret; not shown.",
     unset: "empty",
     demo_settings: "A demo has no settings of its own.",
     sessions: "Sessions",
@@ -267,10 +268,8 @@ texts! {
     bad_request: "That was not understood",
     refused: "Refused",
     cross_site: "The request came from another site, or its origin can't be told.",
-    too_many: "Too many tries",
     broken: "Something broke",
     broken_words: "What went wrong is in the log.",
-    back: "Back",
 
     // Done
     done_created: "The key has been created.",
@@ -328,6 +327,17 @@ impl Texts {
             }
             None => "At this pace the wall is not reached.".to_owned(),
         }
+    }
+
+    /// When there were too many failures.
+    pub(super) fn too_many_tries(&self, seconds: u64) -> String {
+        let plural = if seconds == 1 { "" } else { "s" };
+        format!("There were too many tries. Try again in {seconds} second{plural}.")
+    }
+
+    /// When a browser would drop the cookie.
+    pub(super) fn only_https(&self, url: &str) -> String {
+        format!("PUBLIC_BASE_URL begins with https, so this works over https alone: {url}")
     }
 
     /// How far a search has looked.
