@@ -8,12 +8,14 @@
 #![allow(clippy::print_stdout, reason = "shown by the test harness when a test fails")]
 
 pub mod backend;
+pub mod browser;
 pub mod codex;
 pub mod db;
 pub mod fake;
 pub mod home;
 pub mod http;
 pub mod lab;
+pub mod nginx;
 pub mod pictures;
 pub mod process;
 pub mod rows;
@@ -30,11 +32,13 @@ use std::{
 };
 
 pub use backend::Backend;
+pub use browser::Browser;
 pub use codex::codex_binary;
 pub use db::Db;
 pub use home::{HomeOptions, codex_home};
 pub use http::{Connection, Endpoint, Reply};
 pub use lab::Lab;
+pub use nginx::Nginx;
 pub use service::Service;
 pub use setup::Setup;
 
