@@ -17,7 +17,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use support::{
-    Browser, Nginx, Service, Setup,
+    Chromium, Nginx, Service, Setup,
     http::Endpoint,
     nginx::Prefix,
     pictures::{self, Kind},
@@ -36,12 +36,12 @@ fn setup() -> Setup {
 }
 
 /// The whole tour; `base` is the service's URL with its prefix.
-fn tour(browser: &Browser, service: &Service, base: &str, args: &[&str]) {
+fn tour(browser: &Chromium, service: &Service, base: &str, args: &[&str]) {
     seed(service);
     run(browser, "tour.mjs", base, args, &[("SEEDS", &SEEDS.to_string()), ("LOGIN", "codex2")]);
 }
 
-fn run(browser: &Browser, script: &str, base: &str, args: &[&str], env: &[(&str, &str)]) {
+fn run(browser: &Chromium, script: &str, base: &str, args: &[&str], env: &[(&str, &str)]) {
     let who = [("BASE_URL", base), ("USERNAME", "admin"), ("PASSWORD", PASSWORD)];
     browser.run(script, args, &[&who, env].concat());
 }
@@ -61,21 +61,21 @@ fn seed(service: &Service) {
 
 #[test]
 fn with_scripts_on_a_desk() {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     let service = setup().start();
     tour(&browser, &service, &service.url(""), &["desk"]);
 }
 
 #[test]
 fn without_scripts() {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     let service = setup().start();
     tour(&browser, &service, &service.url(""), &["without-scripts", "--no-scripts"]);
 }
 
 #[test]
 fn on_a_phone() {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     let service = setup().start();
     tour(&browser, &service, &service.url(""), &["phone", "--phone"]);
 }
@@ -92,7 +92,7 @@ fn behind_nginx_that_keeps_the_prefix() {
 }
 
 fn behind_nginx(form: Prefix, args: &[&str]) {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     let setup = setup().set("ADMIN_URL_PREFIX", PREFIX);
     let Some(nginx) = Nginx::before(setup.address(), PREFIX, form) else { return };
     let service = setup.set("PUBLIC_BASE_URL", nginx.url("")).start();
@@ -101,7 +101,7 @@ fn behind_nginx(form: Prefix, args: &[&str]) {
 
 #[test]
 fn every_page() {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     let service = setup().start();
     let furniture = furnish(&service).to_string();
     run(&browser, "pages.mjs", &service.url(""), &[], &[("FURNITURE", &furniture)]);
@@ -178,7 +178,7 @@ fn tell_of_logins(service: &Service) {
 
 #[test]
 fn the_harness_sees_each_fault() {
-    let Some(browser) = Browser::find() else { return };
+    let Some(browser) = Chromium::find() else { return };
     browser.run("selftest.mjs", &[], &[]);
 }
 

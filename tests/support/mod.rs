@@ -9,7 +9,7 @@
 
 pub mod admin;
 pub mod backend;
-pub mod browser;
+pub mod chromium;
 pub mod codex;
 pub mod db;
 pub mod fake;
@@ -34,7 +34,7 @@ use std::{
 
 pub use admin::Browser;
 pub use backend::Backend;
-pub use browser::Browser;
+pub use chromium::Chromium;
 pub use codex::codex_binary;
 pub use db::Db;
 pub use home::{HomeOptions, codex_home};

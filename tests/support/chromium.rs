@@ -16,14 +16,14 @@ use super::{cannot_run, pictures, process};
 const LONGEST: Duration = Duration::from_mins(6);
 
 /// What the scripts need, found on this machine.
-pub struct Browser {
+pub struct Chromium {
     node: PathBuf,
     chromium: PathBuf,
     /// Home and temporary files of all that is started; a short path, for sockets lie in it.
     folder: tempfile::TempDir,
 }
 
-impl Browser {
+impl Chromium {
     /// Nothing where something is missing, and that is said.
     pub fn find() -> Option<Self> {
         let tests = tests();
@@ -86,7 +86,7 @@ impl Browser {
     }
 }
 
-impl Drop for Browser {
+impl Drop for Chromium {
     /// A script that was killed leaves its Chromium behind.
     fn drop(&mut self) {
         for pid in process::mentioning(self.folder.path()) {
