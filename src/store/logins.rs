@@ -237,9 +237,9 @@ impl Store {
     pub async fn forget_old_login_history(&self) -> Result<(), StoreError> {
         // How a window stands is kept beside its history, however old.
         sqlx::query("DELETE FROM login_quota WHERE at < ?1")
-        .bind(now() - KEPT_QUOTA)
-        .execute(&self.write)
-        .await?;
+            .bind(now() - KEPT_QUOTA)
+            .execute(&self.write)
+            .await?;
         sqlx::query("DELETE FROM login_events WHERE at < ?")
             .bind(now() - KEPT_EVENTS)
             .execute(&self.write)
