@@ -245,7 +245,7 @@ fn wake_in_words(label: &str) -> String {
 fn needless(rest: &Rest, quota: &[QuotaWindow], min_percent: u8) -> Option<&'static str> {
     match rest.reason {
         RestReason::LoginExpired => Some("the session is valid again"),
-        RestReason::Faults => None,
+        RestReason::Faults | RestReason::ByHand => None,
         RestReason::Quota | RestReason::LowQuota => {
             let of = |window: &&QuotaWindow| {
                 rest.limit.as_ref().is_none_or(|limit| *limit == window.limit)
