@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
+
 pub use self::{
     error::{ConfigError, Problem},
     shown::Resolved,
@@ -250,6 +252,27 @@ impl Config {
         }
     }
 
+    /// The origin of `PUBLIC_BASE_URL` as browsers write it: lower-case, without a path and without
+    /// the port that goes without saying.
+    #[must_use]
+    pub fn public_origin(&self) -> String {
+        let url: Uri = self.public_base_url.parse().unwrap_or_default();
+        let scheme = url.scheme_str().unwrap_or("http").to_ascii_lowercase();
+        let host = url.host().unwrap_or("localhost").to_ascii_lowercase();
+        let default = if scheme == "https" { 443 } else { 80 };
+        match url.port_u16().filter(|port| *port != default) {
+            Some(port) => format!("{scheme}://{host}:{port}"),
+            None => format!("{scheme}://{host}"),
+        }
+    }
+
+    /// Where a browser finds the admin pages.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        // The public base URL may or may not end in the prefix; the pages lie below the prefix.
+        format!("{}{}/admin", self.public_origin(), self.admin_url_prefix)
+    }
+
     /// A variable of the environment or else of `.env` that is no setting, such as a proxy for
     /// Codex. The original put `.env` into its environment, and with it into Codex's. Empty for
     /// a demo.
@@ -273,6 +296,23 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_written_as_browsers_do() {
+        let mut config = Config::for_demo(Path::new("/tmp/demo"), Listen::Unix("/x".into()));
+        for (url, origin) in [
+            ("https://Images.Example.com/base", "https://images.example.com"),
+            ("https://images.example.com:443", "https://images.example.com"),
+            ("http://images.example.com:80/x/y", "http://images.example.com"),
+            ("http://[::1]:8000", "http://[::1]:8000"),
+            ("HTTPS://a:8443", "https://a:8443"),
+        ] {
+            url.clone_into(&mut config.public_base_url);
+            assert_eq!(config.public_origin(), origin);
+        }
+        config.admin_url_prefix = "/pictures".to_owned();
+        assert_eq!(config.admin_url(), "https://a:8443/pictures/admin");
+    }
 
     #[test]
     fn a_demo_differs_from_the_defaults_only_where_it_must() {

@@ -6,11 +6,13 @@
 //! the marker names the database's own instance.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
 
 use crate::config::Config;
 
@@ -67,6 +69,82 @@ pub(crate) fn make_file(path: &Path) -> io::Result<()> {
         Ok(file) => file.set_permissions(Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// A small file of this user's own, and whether it was there.
+pub(crate) struct PrivateFile {
+    pub(crate) content: Vec<u8>,
+    /// The mode bits of all users.
+    pub(crate) mode: u32,
+    pub(crate) came: Came,
+}
+
+/// How a [`PrivateFile`] came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// It was there.
+    Found,
+    /// It was missing, or empty as by a kill between making and writing.
+    Made,
+    /// What was there did not fit.
+    Replaced,
+}
+
+/// Reads a file of secrets, at most 4 KiB of it; one that is missing or does not fit is made anew,
+/// for this user alone. When several processes come at once, all get what one of them made.
+pub(crate) fn private_file(
+    path: &Path,
+    fits: impl Fn(&[u8], &Metadata) -> bool,
+    make: impl Fn() -> io::Result<Vec<u8>>,
+) -> io::Result<PrivateFile> {
+    private(path, fits, make).map_err(|error| named(path, &error))
+}
+
+fn private(
+    path: &Path,
+    fits: impl Fn(&[u8], &Metadata) -> bool,
+    make: impl Fn() -> io::Result<Vec<u8>>,
+) -> io::Result<PrivateFile> {
+    const MOST: u64 = 4096;
+    let options = |options: &mut OpenOptions| {
+        // A link could lead to a file that somebody else reads.
+        options.mode(PRIVATE_FILE).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).clone()
+    };
+    let to_read = options(OpenOptions::new().read(true));
+    let to_make = options(OpenOptions::new().write(true).create_new(true));
+    loop {
+        let file = match to_read.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match to_make.open(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => continue,
+            },
+            opened => opened?,
+        };
+        file.lock()?;
+        let metadata = file.metadata()?;
+        if metadata.nlink() == 0 {
+            // Whoever had the lock has put another in its place.
+            continue;
+        }
+        let mut content = Vec::new();
+        (&file).take(MOST).read_to_end(&mut content)?;
+        if fits(&content, &metadata) {
+            let mode = metadata.permissions().mode();
+            return Ok(PrivateFile { content, mode, came: Came::Found });
+        }
+        let came = if content.is_empty() { Came::Made } else { Came::Replaced };
+        let content = make()?;
+        // Another file, not the same written over: somebody may have the old one open.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        to_make.open(&new)?.write_all(&content)?;
+        fs::rename(&new, path)?;
+        return Ok(PrivateFile { content, mode: PRIVATE_FILE, came });
     }
 }
 
@@ -185,5 +263,48 @@ mod tests {
 
         fs::set_permissions(&shared, Permissions::from_mode(0o700)).unwrap();
         assert_eq!(folder(shared, true), 0o700, "what is there is the operator's");
+    }
+
+    #[test]
+    fn a_private_file_is_made_once_however_many_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let fits = |content: &[u8], metadata: &Metadata| {
+            content.len() == 32 && metadata.permissions().mode() & 0o077 == 0
+        };
+        let open = || {
+            private_file(&path, fits, || {
+                let mut content = vec![0; 32];
+                getrandom::fill(&mut content).unwrap();
+                Ok(content)
+            })
+            .unwrap()
+        };
+        let all_at_once = || {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..16).map(|_| scope.spawn(open)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            })
+        };
+        for (before, came) in [(None, Came::Made), (Some(&b"short"[..]), Came::Replaced)] {
+            if let Some(content) = before {
+                fs::write(&path, content).unwrap();
+            }
+            let files = all_at_once();
+            assert!(files.iter().all(|file| file.content == files[0].content));
+            assert_eq!(files.iter().filter(|file| file.came == came).count(), 1);
+            assert_eq!(open().came, Came::Found);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        let before = open().content;
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let after = open();
+        assert!(after.came == Came::Replaced && after.content != before);
+
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let refused = private_file(&link, fits, || Ok(Vec::new())).err().unwrap().to_string();
+        assert!(refused.contains("link"), "{refused}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left over");
     }
 }

@@ -300,6 +300,7 @@ SOMETHING_ELSE=1
     CODEX_WORKDIR DIR/data/workdir DIR/.env
     PUBLIC_BASE_URL https://images.example.com/codex-image DIR/.env
     ADMIN_URL_PREFIX /codex-image DIR/.env
+    ADMIN on default
     ADMIN_USERNAME admin DIR/.env
     ADMIN_PASSWORD (hidden) DIR/.env
     ADMIN_SESSION_SECRET (hidden) DIR/.env
@@ -318,6 +319,7 @@ SOMETHING_ELSE=1
     REQUEST_WAIT_TIMEOUT_SECONDS 900 DIR/.env
     IMAGE_RETENTION_DAYS 14 DIR/.env
     CLEANUP_INTERVAL_HOURS 0 DIR/.env
+    IMAGE_WALL_48H 320 default
     CORS_ALLOW_ORIGINS "" DIR/.env
     LOG_LEVEL info default
     METRICS off default

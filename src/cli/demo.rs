@@ -9,12 +9,16 @@ use std::{
 };
 
 use super::{fail, keys, listen, serve};
-use crate::config::{Config, Listen};
+use crate::{
+    admin_password,
+    config::{Config, Listen, Secret},
+};
 
 /// Try the service without Codex and without a login.
 ///
 /// A painter draws pictures that say DEMO and show the prompt. State lives in a temporary folder
-/// that is removed at the end. A key and a curl line that works are printed.
+/// that is removed at the end. A key, a curl line that works and the way to the admin pages are
+/// printed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -40,8 +44,16 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(folder) => folder,
         Err(error) => return fail(&error),
     };
-    let config = Config::for_demo(&folder.0, Listen::Tcp(address));
-    serve::run_demo(config, socket, args.delay, print_welcome)
+    let password = match admin_password::random() {
+        Ok(password) => password,
+        Err(error) => return fail(&error),
+    };
+    let mut config = Config::for_demo(&folder.0, Listen::Tcp(address));
+    config.admin_password = Some(password.clone());
+    let user = config.admin_username.clone();
+    serve::run_demo(config, socket, args.delay, async move |started| {
+        print_welcome(started, &user, &password).await
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -74,7 +86,11 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(path)
 }
 
-async fn print_welcome(service: serve::Started) -> Result<(), keys::KeysError> {
+async fn print_welcome(
+    service: serve::Started,
+    user: &str,
+    password: &Secret,
+) -> Result<(), keys::KeysError> {
     let key = keys::new_key(&service.store, "demo").await?;
     let url = &service.url;
     writeln!(
@@ -83,8 +99,10 @@ async fn print_welcome(service: serve::Started) -> Result<(), keys::KeysError> {
          Key:  {key}\n\n\
          Try:  curl -s {url}/v1/images/generate -H 'Authorization: Bearer {key}' \
          -H 'Content-Type: application/json' -d '{{\"prompt\":\"a red kite over a green hill\"}}'\n\n\
-         The answer names a URL under {url}/generated/; open it in a browser. Ctrl-C ends the demo.",
+         The answer names a URL under {url}/generated/; open it in a browser.\n\n\
+         Pages:  {url}/admin  user name {user}, password {password}\n\nCtrl-C ends the demo.",
         key = key.text,
+        password = password.expose(),
     )?;
     Ok(())
 }

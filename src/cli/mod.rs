@@ -3,6 +3,7 @@
 // Commands talk to people; the service itself talks to the log.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod admin;
 mod check_config;
 mod cleanup;
 mod demo;
@@ -49,6 +50,7 @@ enum Command {
     Generate(generate::Args),
     Keys(keys::Args),
     Logins(logins::Args),
+    Admin(admin::Args),
     Cleanup(cleanup::Args),
     CheckConfig(check_config::Args),
     Healthcheck(healthcheck::Args),
@@ -70,6 +72,7 @@ pub fn run() -> ExitCode {
         Command::Generate(args) => generate::run(args, cli.config),
         Command::Keys(args) => keys::run(args, cli.config),
         Command::Logins(args) => logins::run(args, cli.config),
+        Command::Admin(args) => admin::run(&args, cli.config),
         Command::Cleanup(args) => cleanup::run(&args, cli.config),
         Command::CheckConfig(args) => check_config::run(&args, cli.config),
         Command::Healthcheck(args) => healthcheck::run(args, cli.config),

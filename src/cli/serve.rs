@@ -6,7 +6,13 @@ mod stop;
 mod upkeep;
 mod work;
 
-use std::{io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use tokio::sync::Semaphore;
@@ -156,7 +162,7 @@ fn run_with(
 }
 
 async fn serve(
-    config: Config,
+    mut config: Config,
     role: Role,
     passed: Vec<systemd::Listener>,
     engine: Option<(Arc<dyn Engine>, logins::News)>,
@@ -195,6 +201,9 @@ async fn serve(
         let (draining, closing) = (draining.clone(), closing.clone());
         let queue = Queue::start(store.clone(), max, worker_bell, finished, draining, closing);
         let app = App::new(&config, store.clone(), queue, engine, metrics);
+        if config.admin {
+            open_pages(&app, &mut config).await?;
+        }
         let router = http::router(app, &config);
         let slots = Arc::new(Semaphore::new(connection_slots(&config, open_files)));
         for listener in listeners {
@@ -228,6 +237,25 @@ async fn serve(
     store.close().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// Makes the admin pages ready; a password that is made for them is shown where somebody sees it.
+async fn open_pages(app: &App, config: &mut Config) -> Result<(), Error> {
+    let made = app.open_admin(io::stderr().is_terminal()).await?;
+    if let Some(password) = made {
+        let url = config.admin_url();
+        eprintln!(
+            "The admin pages, {url}, have a new password, which is shown this once:\n\n  \
+             user name  {}\n  password   {}\n\nFrom the first sign-in on it stays the same; \
+             'codex-image-service admin reset-password' makes another.",
+            config.admin_username,
+            password.expose(),
+        );
+    }
+    // The pages have what they need; the plain text is kept nowhere else.
+    config.admin_password = None;
+    config.admin_session_secret = None;
+    Ok(())
 }
 
 /// As many as the setting allows, and no more than there are descriptors for: a stranger's idle

@@ -11,6 +11,7 @@ use axum::http::Uri;
 use tracing::Level;
 
 use super::{EngineChoice, Listen, LoginHome, Secret, layers::Raw, table::Allowed};
+use crate::admin_password;
 
 /// What relative paths and `~` stand for.
 pub(super) struct Place {
@@ -177,6 +178,15 @@ pub(super) fn secret(raw: &Raw) -> Parsed<Option<Secret>> {
         Raw::Text(text) if text.trim().is_empty() => because("empty"),
         Raw::Text(text) if is_published(text) => because("a published default that anyone can try"),
         Raw::Text(text) => Ok(Some(Secret::new(text.clone()))),
+    }
+}
+
+/// The same; in plain text, or as an Argon2 hash that can be checked.
+pub(super) fn password(raw: &Raw) -> Parsed<Option<Secret>> {
+    let password = secret(raw)?;
+    match password.as_ref().and_then(|password| admin_password::refusal(password.expose())) {
+        Some(reason) => because(reason),
+        None => Ok(password),
     }
 }
 

@@ -69,8 +69,8 @@ impl Resolver {
         let admin_url_prefix = self.take(&t::ADMIN_URL_PREFIX, |raw, _| parse::url_prefix(raw));
         let admin = self.take(&t::ADMIN, |raw, _| parse::switch(raw));
         let admin_username = self.take(&t::ADMIN_USERNAME, |raw, _| parse::username(raw));
-        let admin_password = self.secret(&t::ADMIN_PASSWORD);
-        let admin_session_secret = self.secret(&t::ADMIN_SESSION_SECRET);
+        let admin_password = self.secret(&t::ADMIN_PASSWORD, parse::password);
+        let admin_session_secret = self.secret(&t::ADMIN_SESSION_SECRET, parse::secret);
         let codex_bin = self.take(&t::CODEX_BIN, parse::command);
         let codex_engine = self.take(&t::CODEX_ENGINE, |raw, _| parse::engine(raw));
         let codex_homes = self.codex_homes(codex_engine);
@@ -177,8 +177,12 @@ impl Resolver {
 
     /// The outer option says whether all is well, the inner one whether there is a secret.
     #[allow(clippy::option_option)]
-    fn secret(&mut self, setting: &'static Setting) -> Option<Option<Secret>> {
-        self.take_or(setting, |raw, _| parse::secret(raw), |_, _| Ok((None, Origin::Default)))
+    fn secret(
+        &mut self,
+        setting: &'static Setting,
+        parser: impl Fn(&Raw) -> Result<Option<Secret>, Refusal>,
+    ) -> Option<Option<Secret>> {
+        self.take_or(setting, |raw, _| parser(raw), |_, _| Ok((None, Origin::Default)))
     }
 
     fn whole(&mut self, setting: &'static Setting) -> Option<u64> {

@@ -177,9 +177,9 @@ settings! {
         "whether there are admin pages";
     ADMIN_USERNAME = Value("admin"), Words("1 to 128 characters, none of them a control character"),
         "who signs in to the admin pages", keeping_empty;
-    ADMIN_PASSWORD = Unset("a random one is made and shown once"),
-        Words("a value of your own, neither empty nor a published default; leave it out to have a random one made"),
-        "the password of the admin pages", secret;
+    ADMIN_PASSWORD = Unset("a random one is made and shown once, on a terminal or in a file that the log names"),
+        Words("a password of your own of at most 1024 bytes, neither empty nor a published default, or its Argon2 hash ($argon2id$…); leave it out to have a random one made"),
+        "the password of the admin pages, in plain text or hashed", secret;
     ADMIN_SESSION_SECRET = Unset("a random one is kept in STATE_DIR"),
         Words("a value of your own, neither empty nor a published default; leave it out to have a random one made"),
         "what signs the session cookies", secret;

@@ -2,6 +2,7 @@
 //! every error passes the one mapping in `error.rs`.
 
 mod accept;
+mod admin;
 mod auth;
 mod body;
 #[allow(unused_qualifications, reason = "in what the macros of utoipa write")]
@@ -17,6 +18,7 @@ mod key_uses;
 mod metrics;
 mod openai;
 pub mod openapi;
+mod prefix;
 mod respond;
 pub mod server;
 mod trace;
@@ -37,8 +39,9 @@ use tokio::sync::Semaphore;
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::{
+    admin_password::PasswordError,
     codex::Engine,
-    config::Config,
+    config::{Config, Secret},
     queue::Queue,
     store::{Store, StoreError},
     telemetry::Metrics,
@@ -82,6 +85,7 @@ pub struct Inner {
     /// See `JSON_KEEPALIVE_SECONDS`.
     json_keepalive: Option<Duration>,
     last_look: health::LastLook,
+    admin: admin::Admin,
 }
 
 impl App {
@@ -95,6 +99,7 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Arc::new(Inner {
+            admin: admin::Admin::new(config, &store),
             store,
             queue,
             engine,
@@ -113,6 +118,12 @@ impl App {
             json_keepalive: config.json_keepalive,
             last_look: health::LastLook::default(),
         }))
+    }
+
+    /// Makes ready what signing in to the admin pages needs, before the first request. Gives a
+    /// password that was made just now, to be shown to whoever sits `on_terminal`.
+    pub async fn open_admin(&self, on_terminal: bool) -> Result<Option<Secret>, PasswordError> {
+        self.admin.sign_in.open(on_terminal).await
     }
 }
 
@@ -182,8 +193,13 @@ pub fn router(app: App, config: &Config) -> Router {
     if !config.cors_allow_origins.is_empty() {
         router = router.layer(cors(&config.cors_allow_origins));
     }
+    if config.admin {
+        // Beside CORS: the pages are for no other site.
+        router = router.merge(admin::router(&app, config));
+    }
     // Outermost: a browser's preflight is a request, too.
-    router.layer(trace::Trace::layer(app.clone())).with_state(app)
+    let router = router.layer(trace::Trace::layer(app.clone())).with_state(app);
+    prefix::both_forms(router, &config.admin_url_prefix)
 }
 
 /// Keys travel in a header that no browser adds by itself, so no credentials are allowed.

@@ -118,6 +118,10 @@ impl Peer {
     }
 }
 
+/// Marks the answer of a route that reads a body without a key: its caller is none that we know.
+#[derive(Clone, Copy)]
+pub(super) struct ToStranger;
+
 enum Accepted {
     Tcp(tokio::net::TcpStream, IpAddr),
     Unix(tokio::net::UnixStream),
@@ -155,7 +159,9 @@ where
             // Refused, maybe before all of the body was read: the connection ends with this
             // answer, and the client must not send its next request into the void.
             if has_body && !answer.status().is_success() {
-                is_known.store(is_told_to_known_callers(answer.status()), Ordering::Relaxed);
+                let known = is_told_to_known_callers(answer.status())
+                    && answer.extensions().get::<ToStranger>().is_none();
+                is_known.store(known, Ordering::Relaxed);
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
@@ -193,7 +199,8 @@ where
     }
 }
 
-/// The routes that take bodies look at the key first: whoever hears this of a body has one.
+/// The routes that take bodies look at the key first: whoever hears this of a body has one, unless
+/// the answer is marked [`ToStranger`].
 fn is_told_to_known_callers(status: StatusCode) -> bool {
     matches!(
         status,

@@ -7,13 +7,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken support is a failed test")]
 #![allow(clippy::print_stdout, reason = "shown by the test harness when a test fails")]
 
+pub mod admin;
 pub mod backend;
+pub mod chromium;
 pub mod codex;
 pub mod db;
 pub mod fake;
 pub mod home;
 pub mod http;
 pub mod lab;
+pub mod nginx;
 pub mod pictures;
 pub mod process;
 pub mod rows;
@@ -29,12 +32,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use admin::Browser;
 pub use backend::Backend;
+pub use chromium::Chromium;
 pub use codex::codex_binary;
 pub use db::Db;
 pub use home::{HomeOptions, codex_home};
 pub use http::{Connection, Endpoint, Reply};
 pub use lab::Lab;
+pub use nginx::Nginx;
 pub use service::Service;
 pub use setup::Setup;
 
