@@ -48,8 +48,8 @@ fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-fn hours(count: i64) -> Option<i64> {
-    Some(now() + count * 3_600_000)
+fn in_hours(count: i64) -> i64 {
+    now() + count * 3_600_000
 }
 
 /// Gives an order as another process does; its number.
@@ -155,7 +155,7 @@ fn a_login_left_alone_is_not_used_until_it_is_woken() {
     let jobs = [lab.service.submit("a kite"), lab.service.submit("another kite")];
     lab.backend.wait_for_images(2);
     assert_eq!((used(&lab.backend, "acct-one"), used(&lab.backend, "acct-two")), (1, 1));
-    let words = done(&lab.service, give(&lab.service, "rest_login", "codex", hours(24)));
+    let words = done(&lab.service, give(&lab.service, "rest_login", "codex", Some(in_hours(24))));
     assert!(words.starts_with("by_hand until 20"), "{words}");
     lab.backend.release_images();
     for job in &jobs {
@@ -189,7 +189,7 @@ fn a_login_left_alone_is_not_used_until_it_is_woken() {
     assert!(draw(&lab, 4).0 > 0);
     // What was asked last holds, though all of it is found at once.
     for what in ["rest_login", "wake_login", "rest_login"] {
-        give(&lab.service, what, "codex", hours(1));
+        give(&lab.service, what, "codex", Some(in_hours(1)));
     }
     done(&lab.service, newest_order(&lab.service));
     // Longer than it takes to look for what the command line wants.
@@ -202,7 +202,7 @@ fn a_login_left_alone_is_not_used_until_it_is_woken() {
 #[test]
 fn a_rest_by_hand_outlasts_a_shorter_reason_and_a_longer_one_that_is_taken_back() {
     let mut service = Setup::fake_with_logins(2).start();
-    done(&service, give(&service, "rest_login", "codex", hours(1)));
+    done(&service, give(&service, "rest_login", "codex", Some(in_hours(1))));
     // As if its numbers had said in the meantime that little is left for longer than that.
     service.kill9();
     Database::of(&service).run(&format!(
@@ -259,7 +259,7 @@ fn a_front_of_its_own_tells_the_same() {
 
 fn check_what_callers_are_told(service: &Service, ring: impl Fn()) {
     let orders = [
-        give(service, "rest_login", "codex", hours(1)),
+        give(service, "rest_login", "codex", Some(in_hours(1))),
         give(service, "rest_login", "codex2", None),
     ];
     ring();
@@ -375,23 +375,24 @@ fn a_slow_test_holds_up_nothing_and_is_begun_anew_after_a_kill() {
                 echo began >> \"$0.log\"\nexec sleep 600\n";
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let began = setup.path("codex-script.log");
+    let starts = setup.path("codex-script.log");
     let mut service = setup.unset("CODEX_ENGINE").set("CODEX_BIN", script).start();
     let test = give(&service, "test_login", "codex", None);
     let count = |log: &PathBuf| fs::read_to_string(log).unwrap_or_default().lines().count();
-    wait_for("the test to begin", || (count(&began) == 1).then_some(()));
+    wait_for("the test to begin", || (count(&starts) == 1).then_some(()));
     for (what, subject) in [("rest_login", "codex"), ("count", ""), ("clean_up", "")] {
-        done(&service, give(&service, what, subject, hours(1).filter(|_| what == "rest_login")));
+        let until = (what == "rest_login").then(|| in_hours(1));
+        done(&service, give(&service, what, subject, until));
     }
     assert_eq!(outcome_if_done(&service, test), None);
     service.kill9_all();
     service.start();
-    wait_for("the test to begin anew", || (count(&began) == 2).then_some(()));
+    wait_for("the test to begin anew", || (count(&starts) == 2).then_some(()));
     assert_eq!(outcome_if_done(&service, test), None);
     // And a stop does not wait for it.
-    let begun = Instant::now();
+    let asked = Instant::now();
     service.term();
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     assert_eq!(outcome_if_done(&service, test), None);
 }
 
@@ -568,7 +569,7 @@ fn a_deleted_job_goes_in_two_processes_too() {
     let (id, _) = job_with_files(&front);
     worker.kill9();
     assert!(delete(&front, &id));
-    let rest = give(&front, "rest_login", "codex", hours(1));
+    let rest = give(&front, "rest_login", "codex", Some(in_hours(1)));
     front.get(&format!("/v1/images/jobs/{id}")).expect(404);
     assert_eq!(left(&front, &id).len(), 4);
     let worker = Worker::start(&front, "worker.log");

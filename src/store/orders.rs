@@ -8,6 +8,8 @@ use crate::codex::status::{Rest, RestReason, UNTIL_WOKEN};
 
 /// How long orders that were carried out are kept, in milliseconds.
 const KEPT: i64 = 30 * 24 * 60 * 60 * 1000;
+/// The longest rest that has an end, in milliseconds.
+const LONGEST_REST: i64 = 2 * 365 * 24 * 60 * 60 * 1000;
 
 /// What may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -48,10 +50,12 @@ pub struct Order {
     pub outcome: Option<String>,
 }
 
-/// The rest of an order, whose time is in milliseconds; without one it lasts until somebody ends it.
+/// The rest of an order, whose time is in milliseconds. Without one, or with one that nobody is
+/// going to wait for, it lasts until somebody ends it.
 #[must_use]
 pub fn rest_by_hand(until: Option<i64>) -> Rest {
-    let until = until.map_or(UNTIL_WOKEN, |until| (until / 1000).min(UNTIL_WOKEN));
+    let until = until.filter(|until| *until < now() + LONGEST_REST);
+    let until = until.map_or(UNTIL_WOKEN, |until| until / 1000);
     Rest { until, reason: RestReason::ByHand, limit: None }
 }
 
@@ -181,6 +185,7 @@ mod tests {
             ("one", Some(soon)),
             ("over", Some(now() - 1)),
             ("for ever", None),
+            ("for years", Some(now() + 10 * 365 * 24 * 3_600_000)),
             ("refused", Some(soon)),
             ("woken", Some(soon)),
             ("open", Some(soon)),
@@ -199,7 +204,7 @@ mod tests {
         known.sort_by(|one, other| one.0.cmp(&other.0));
         let rest = |until| Rest { until, reason: RestReason::ByHand, limit: None };
         let expected =
-            [("for ever".to_owned(), rest(UNTIL_WOKEN)), ("one".to_owned(), rest(soon / 1000))];
-        assert_eq!(known, expected);
+            [("for ever", UNTIL_WOKEN), ("for years", UNTIL_WOKEN), ("one", soon / 1000)];
+        assert_eq!(known, expected.map(|(login, until)| (login.to_owned(), rest(until))));
     }
 }
