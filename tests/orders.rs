@@ -333,8 +333,23 @@ fn check_what_callers_are_told(service: &Service, ring: impl Fn()) {
     done(service, order);
     assert_eq!(service.wait_job(&job)["status"], "succeeded");
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-    // A job that was taken before the logins were left alone fails with the same words.
+    // Nothing else was drawn.
     assert_eq!(fake::payments(&service.codex_home()).len(), 2);
+}
+
+#[test]
+fn a_job_that_was_taken_before_fails_with_the_truth() {
+    let service = Setup::fake().set("CODEX_WORKER_CONCURRENCY", "1").start();
+    let drawn = service.submit("a kite [fake gate]");
+    fake::wait_for_step(&service.codex_home(), "thread", 1);
+    let late = service.submit("another kite");
+    done(&service, give(&service, "rest_login", "codex", None));
+    fake::open_gate(&service.codex_home());
+    assert_eq!(service.wait_job(&drawn)["status"], "succeeded");
+    let job = service.wait_job(&late);
+    assert_eq!((&job["status"], &job["error_code"]), (&json!("failed"), &json!("logins_rest")));
+    assert_eq!(job["error"], "The service's owner lets every ChatGPT login rest.");
+    assert!(job["retry_at"].is_null(), "{job}");
 }
 
 #[test]
@@ -377,23 +392,23 @@ fn a_slow_test_holds_up_nothing_and_is_begun_anew_after_a_kill() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let starts = setup.path("codex-script.log");
     let mut service = setup.unset("CODEX_ENGINE").set("CODEX_BIN", script).start();
-    let test = give(&service, "test_login", "codex", None);
+    let slow = give(&service, "test_login", "codex", None);
     let count = |log: &PathBuf| fs::read_to_string(log).unwrap_or_default().lines().count();
     wait_for("the test to begin", || (count(&starts) == 1).then_some(()));
     for (what, subject) in [("rest_login", "codex"), ("count", ""), ("clean_up", "")] {
         let until = (what == "rest_login").then(|| in_hours(1));
         done(&service, give(&service, what, subject, until));
     }
-    assert_eq!(outcome_if_done(&service, test), None);
+    assert_eq!(outcome_if_done(&service, slow), None);
     service.kill9_all();
     service.start();
     wait_for("the test to begin anew", || (count(&starts) == 2).then_some(()));
-    assert_eq!(outcome_if_done(&service, test), None);
+    assert_eq!(outcome_if_done(&service, slow), None);
     // And a stop does not wait for it.
     let asked = Instant::now();
     service.term();
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
-    assert_eq!(outcome_if_done(&service, test), None);
+    assert_eq!(outcome_if_done(&service, slow), None);
 }
 
 #[test]
