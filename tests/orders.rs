@@ -350,6 +350,13 @@ fn a_job_that_was_taken_before_fails_with_the_truth() {
     assert_eq!((&job["status"], &job["error_code"]), (&json!("failed"), &json!("logins_rest")));
     assert_eq!(job["error"], "The service's owner lets every ChatGPT login rest.");
     assert!(job["retry_at"].is_null(), "{job}");
+    // Nor does the command draw.
+    let output = service.run(&["generate", "a third kite"]);
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains("login codex rests: by_hand until woken"), "{words}");
+    assert!(words.contains("Every login is left alone") && !words.contains("quota"), "{words}");
+    assert_eq!(fake::payments(&service.codex_home()).len(), 1);
 }
 
 #[test]
