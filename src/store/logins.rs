@@ -15,7 +15,7 @@ const KEPT_QUOTA: i64 = 90 * 24 * 60 * 60 * 1000;
 const KEPT_EVENTS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// The line of the audit trail by which a running service learns that it is to wake a login.
-const BY_HAND: &str = "woken by hand";
+pub(super) const BY_HAND: &str = "woken by hand";
 
 /// A line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -24,7 +24,7 @@ pub struct LoginRecord {
     pub at: i64,
     /// The login's label.
     pub login: String,
-    /// `rests`, `wakes`, `failed`, `rotated` or `killed`.
+    /// `rests`, `wakes`, `failed`, `rotated`, `killed` or `tested`.
     pub what: String,
     /// More of it, in words.
     pub detail: String,
@@ -124,6 +124,18 @@ impl Store {
             Some((login, Rest { until: until / 1000, reason, limit }))
         };
         Ok(rows.into_iter().filter_map(rest).collect())
+    }
+
+    /// Why the logins of the settings rest, those that do and not for faults; each reason once.
+    pub async fn rest_reasons(&self) -> Result<Vec<RestReason>, StoreError> {
+        let words: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT reason FROM login_rests WHERE until > ? AND reason <> 'faults' \
+             AND login IN (SELECT login FROM login_status) ORDER BY reason",
+        )
+        .bind(now())
+        .fetch_all(&self.read)
+        .await?;
+        Ok(words.iter().filter_map(|word| RestReason::of(word)).collect())
     }
 
     /// When every login rests: until when the first does, in Unix seconds, as the worker told.
