@@ -259,6 +259,29 @@ fn secrets_that_everybody_knows_are_refused() {
 }
 
 #[test]
+fn the_password_may_be_an_argon2_hash() {
+    let bench = Bench::new();
+    let hash = |costs: &str| {
+        format!("$argon2id$v=19${costs}$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc")
+    };
+    let good = hash("m=65536,t=2,p=1");
+    assert_eq!(bench.setting(&[("ADMIN_PASSWORD", &good)], &[], "ADMIN_PASSWORD").0, "(hidden)");
+    for (wrong, why) in [
+        (&good[..good.len() - 40], "not a whole Argon2 hash"),
+        (&hash("m=2097152,t=1,p=1"), "more than 1 GiB of memory"),
+        (&hash("m=65536,t=999999,p=1"), "too long to check"),
+        ("=19=65536,t=2,p=1", "dollar signs were taken for variables"),
+    ] {
+        let said = bench.complaint(&[("ADMIN_PASSWORD", wrong)], &[]);
+        assert!(said.starts_with("ADMIN_PASSWORD = (hidden) (environment): "), "{said}");
+        assert!(said.contains(why) && !said.contains("65536"), "{said}");
+    }
+    // In a `.env` a dollar sign is one.
+    bench.write(".env", format!("ADMIN_PASSWORD={good}\n"));
+    assert_eq!(bench.setting(&[], &[], "ADMIN_PASSWORD").0, "(hidden)");
+}
+
+#[test]
 fn the_env_file_of_the_python_original_is_taken() {
     let bench = Bench::new();
     bench.write(
@@ -300,6 +323,7 @@ SOMETHING_ELSE=1
     CODEX_WORKDIR DIR/data/workdir DIR/.env
     PUBLIC_BASE_URL https://images.example.com/codex-image DIR/.env
     ADMIN_URL_PREFIX /codex-image DIR/.env
+    ADMIN on default
     ADMIN_USERNAME admin DIR/.env
     ADMIN_PASSWORD (hidden) DIR/.env
     ADMIN_SESSION_SECRET (hidden) DIR/.env
@@ -318,6 +342,7 @@ SOMETHING_ELSE=1
     REQUEST_WAIT_TIMEOUT_SECONDS 900 DIR/.env
     IMAGE_RETENTION_DAYS 14 DIR/.env
     CLEANUP_INTERVAL_HOURS 0 DIR/.env
+    IMAGE_WALL_48H 320 default
     CORS_ALLOW_ORIGINS "" DIR/.env
     LOG_LEVEL info default
     METRICS off default

@@ -81,6 +81,7 @@ mod page {
         trouble::Trouble,
     };
 
+    #[derive(Clone, Copy)]
     pub(super) enum Place {
         Elsewhere,
     }
@@ -160,6 +161,7 @@ mod texts {
         form_broken: "The form is not whole: it needs a user name and a password.",
     };
 
+    #[allow(clippy::unused_self, reason = "another language says it otherwise")]
     impl Texts {
         /// When there were too many failures.
         pub(super) fn too_many_tries(&self, seconds: u64) -> String {
