@@ -330,6 +330,11 @@ impl ApiError {
         self.answer(Dress::Native).message
     }
 
+    /// The status for whoever asked.
+    pub(super) fn status(&self) -> StatusCode {
+        self.answer(Dress::Native).status
+    }
+
     fn job(&self) -> Option<&str> {
         match self {
             Self::ShuttingDown { job } => job.as_deref(),

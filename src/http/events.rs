@@ -67,13 +67,19 @@ pub(super) async fn events(
     let (caller, job) = app.store.callers_job(&hash, &id).await?.ok_or(ApiError::InvalidKey)?;
     auth::admit(&app, request.extensions().get(), Some(caller))?;
     let job = job.ok_or(ApiError::NoJob)?;
+    Ok(follow(app, job, &headers))
+}
+
+/// The events of a job that may be seen, from where a client says that it has come.
+pub(super) fn follow(app: App, job: Job, headers: &HeaderMap) -> Response {
+    let id = job.id.clone();
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     if seen == RESULT && job.state.is_final() {
         // It has everything; on this a browser stops coming back.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         respond::set(response.headers_mut(), JOB_ID, &id);
-        return Ok(response);
+        return response;
     }
     let follower = Follower {
         watch: app.queue.watch(&job.id),
@@ -94,7 +100,7 @@ pub(super) async fn events(
     // Else nginx collects the events until it has a page of them.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     respond::set(headers, JOB_ID, &id);
-    Ok(response)
+    response
 }
 
 /// One who follows a job.

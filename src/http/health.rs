@@ -158,7 +158,18 @@ async fn look(app: &App) -> Vec<Problem> {
 
 /// What this user may still write there; all there is where the system does not tell.
 fn free_bytes(folder: &Path) -> u64 {
-    rustix::fs::statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    disk_bytes(folder).map_or(u64::MAX, |(free, _)| free)
+}
+
+/// What this user may still write on the disk of a folder, and the size of that disk.
+pub(super) fn disk_bytes(folder: &Path) -> Option<(u64, u64)> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
+}
+
+/// Is somebody there who draws, in this process or in another?
+pub(super) async fn has_worker(app: &App) -> bool {
+    app.engine.is_some() || worker_is_there(app).await
 }
 
 /// A worker holds its lock for as long as it lives. It may be another user's file, so it is opened

@@ -18,6 +18,7 @@ mod key_uses;
 mod metrics;
 mod openai;
 pub mod openapi;
+mod prefix;
 mod respond;
 pub mod server;
 mod trace;
@@ -194,14 +195,11 @@ pub fn router(app: App, config: &Config) -> Router {
     }
     if config.admin {
         // Beside CORS: the pages are for no other site.
-        let pages = admin::router(&app, config);
-        if !config.admin_url_prefix.is_empty() {
-            router = router.nest(&config.admin_url_prefix, pages.clone());
-        }
-        router = router.merge(pages);
+        router = router.merge(admin::router(&app, config));
     }
     // Outermost: a browser's preflight is a request, too.
-    router.layer(trace::Trace::layer(app.clone())).with_state(app)
+    let router = router.layer(trace::Trace::layer(app.clone())).with_state(app);
+    prefix::both_forms(router, &config.admin_url_prefix)
 }
 
 /// Keys travel in a header that no browser adds by itself, so no credentials are allowed.

@@ -79,21 +79,7 @@ fn recode(
     output: Output,
     to: &mut impl Write,
 ) -> Result<(u32, u32), String> {
-    let words = |error: ImageError| error.to_string();
-    let known = match format {
-        Format::Png => image::ImageFormat::Png,
-        Format::Jpeg => image::ImageFormat::Jpeg,
-        Format::Webp => image::ImageFormat::WebP,
-    };
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(DECODER_BYTES);
-    let mut reader = ImageReader::with_format(BufReader::new(from), known);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(words)?;
-    let profile = decoder.icc_profile().map_err(words)?;
-    let orientation = decoder.orientation().map_err(words)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(words)?;
-    picture.apply_orientation(orientation);
+    let (picture, profile) = read_whole(from, format)?;
     let size = (picture.width(), picture.height());
     match output.format {
         Format::Png => {
@@ -108,8 +94,35 @@ fn recode(
         }
         Format::Webp => written(WebPEncoder::new_lossless(to), profile, &eight_bits(picture)),
     }
-    .map_err(words)?;
+    .map_err(|error| error.to_string())?;
     Ok(size)
+}
+
+/// The whole frame, the right way up, and its colour profile. The file is read from where it stands.
+pub(super) fn read_whole(
+    from: &File,
+    format: Format,
+) -> Result<(DynamicImage, Option<Vec<u8>>), String> {
+    let words = |error: ImageError| error.to_string();
+    let known = match format {
+        Format::Png => image::ImageFormat::Png,
+        Format::Jpeg => image::ImageFormat::Jpeg,
+        Format::Webp => image::ImageFormat::WebP,
+    };
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(DECODER_BYTES);
+    let mut reader = ImageReader::with_format(BufReader::new(from), known);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(words)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_FRAME_PIXELS {
+        return Err("it has too many pixels".to_owned());
+    }
+    let profile = decoder.icc_profile().map_err(words)?;
+    let orientation = decoder.orientation().map_err(words)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(words)?;
+    picture.apply_orientation(orientation);
+    Ok((picture, profile))
 }
 
 fn written(
@@ -134,7 +147,7 @@ fn eight_bits(picture: DynamicImage) -> DynamicImage {
     }
 }
 
-fn on_white(picture: &DynamicImage) -> RgbImage {
+pub(super) fn on_white(picture: &DynamicImage) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.to_rgb8();
     }

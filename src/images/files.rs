@@ -46,11 +46,17 @@ impl Unfinished {
     }
 
     /// Makes content, name and folder entry durable. Replaces an older file of that name.
-    pub(super) fn keep(mut self, dir: &Path, name: &str) -> io::Result<()> {
+    pub(super) fn keep(self, dir: &Path, name: &str) -> io::Result<()> {
         self.file.sync_all()?;
+        self.keep_unsynced(dir, name)?;
+        sync_dir(dir)
+    }
+
+    /// Gives it its name, whole for whoever sees it, and yet perhaps lost by a loss of power.
+    pub(super) fn keep_unsynced(mut self, dir: &Path, name: &str) -> io::Result<()> {
         fs::rename(&self.path, dir.join(name))?;
         self.kept = true;
-        sync_dir(dir)
+        Ok(())
     }
 }
 
@@ -130,6 +136,23 @@ pub fn open(dir: &Path, name: &str) -> io::Result<Stored> {
     let format = format_of_name(name).ok_or(io::ErrorKind::NotFound)?;
     let (file, metadata) = open_regular(&dir.join(name))?;
     Ok(Stored { file, format, bytes: metadata.len(), modified: metadata.modified()? })
+}
+
+/// Opens the small copy of a picture of this name; see [`super::make_thumbnail`].
+///
+/// # Errors
+/// As [`open`].
+pub fn open_thumbnail(dir: &Path, picture: &str) -> io::Result<Stored> {
+    format_of_name(picture).ok_or(io::ErrorKind::NotFound)?;
+    let (file, metadata) = open_regular(&dir.join(thumbnail_name(picture)))?;
+    let (bytes, modified) = (metadata.len(), metadata.modified()?);
+    Ok(Stored { file, format: Format::Jpeg, bytes, modified })
+}
+
+/// What the small copy of a picture is called.
+#[must_use]
+pub fn thumbnail_name(picture: &str) -> String {
+    format!("{picture}.jpg")
 }
 
 /// Removes a finished picture; `false` when there was none.

@@ -16,18 +16,22 @@ mod pixels;
 mod reference;
 #[cfg(test)]
 pub(crate) mod samples;
+mod thumbnail;
 mod walk;
 
 pub use self::{
     base64_body::{Base64Body, Segment},
     body::FileBody,
     convert::Output,
-    files::{Stored, TEMPORARY_PREFIX, check_folder, open, remove, sweep},
+    files::{
+        Stored, TEMPORARY_PREFIX, check_folder, open, open_thumbnail, remove, sweep, thumbnail_name,
+    },
     format::Format,
     import::{DECODES_AT_ONCE, Imported, MAX_FRAME_PIXELS, MAX_IMPORT_BYTES, Rejected, import},
     reference::{
         BadReference, MAX_REFERENCE_BYTES, RawReferenceWriter, Reference, ReferenceWriter,
     },
+    thumbnail::make_thumbnail,
     walk::{MAX_PIXELS, MAX_SIDE},
 };
 

@@ -40,6 +40,8 @@ pub struct HistoryRow {
     pub state: JobState,
     /// The beginning of the prompt, or all of it in an export; hostile.
     pub prompt: String,
+    /// There is more of the prompt.
+    pub is_cut: bool,
     /// The key's id.
     pub api_key_id: String,
     /// The key's name.
@@ -160,7 +162,7 @@ macro_rules! row_columns {
         concat!(
             "SELECT j.seq, j.id, j.state, ",
             $prompt,
-            " AS prompt, j.api_key_id, k.name AS key_name, j.size, j.quality, j.count, \
+            ", j.api_key_id, k.name AS key_name, j.size, j.quality, j.count, \
              j.error_code, j.error, j.created_at, j.started_at, j.finished_at, \
              (SELECT group_concat(login) FROM (SELECT DISTINCT login FROM turns \
                WHERE job_id = j.id AND login IS NOT NULL)) AS logins, \
@@ -203,9 +205,9 @@ impl Store {
         };
         let floor = if filter.has_index() { bottom } else { bottom.max(top.saturating_sub(SPAN)) };
         let mut query = QueryBuilder::new(if in_full {
-            row_columns!("j.prompt")
+            row_columns!("j.prompt AS prompt, 0 AS is_cut")
         } else {
-            row_columns!("substr(j.prompt, 1, 240)")
+            row_columns!("substr(j.prompt, 1, 240) AS prompt, length(j.prompt) > 240 AS is_cut")
         });
         filter.push(&mut query, floor, top);
         query.push(" ORDER BY j.seq DESC LIMIT ").push_bind(i64::from(limit) + 1);

@@ -24,6 +24,16 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Each of them, in the order of a job's life.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
     /// Will nothing change any more but expiry?
     #[must_use]
     pub fn is_final(self) -> bool {

@@ -9,12 +9,14 @@
 
 pub mod admin;
 pub mod backend;
+pub mod chromium;
 pub mod codex;
 pub mod db;
 pub mod fake;
 pub mod home;
 pub mod http;
 pub mod lab;
+pub mod nginx;
 pub mod pictures;
 pub mod process;
 pub mod rows;
@@ -32,11 +34,13 @@ use std::{
 
 pub use admin::Browser;
 pub use backend::Backend;
+pub use chromium::Chromium;
 pub use codex::codex_binary;
 pub use db::Db;
 pub use home::{HomeOptions, codex_home};
 pub use http::{Connection, Endpoint, Reply};
 pub use lab::Lab;
+pub use nginx::Nginx;
 pub use service::Service;
 pub use setup::Setup;
 

@@ -142,6 +142,12 @@ impl Setup {
         self.env.iter().map(|(key, value)| (key.as_str(), value))
     }
 
+    /// The address in `LISTEN`, for what stands before the service.
+    pub fn address(&self) -> SocketAddr {
+        let (_, address) = self.environment().find(|(name, _)| *name == "LISTEN").unwrap();
+        address.to_str().unwrap().parse().unwrap()
+    }
+
     /// Starts it and waits until `/health` answers 200.
     pub fn start(self) -> Service {
         let mut service = self.stopped();
@@ -168,7 +174,7 @@ pub(super) fn put(env: &mut Vec<(String, OsString)>, key: &str, value: OsString)
 
 /// A port that nobody has now, below the range from which the kernel takes ports for outgoing
 /// connections: it stays free while a service restarts.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

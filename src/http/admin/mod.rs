@@ -1,231 +1,148 @@
-//! The admin pages: signing in, and the place where the other pages will be.
+//! The admin pages: the same jobs, keys and logins in a dress for one operator. Nothing here knows
+//! SQL or Codex: what only the worker can do is asked of it by an order.
 
+mod assets;
+mod chart;
+mod cleanup;
+mod export;
+mod filter;
+mod fresh_keys;
+mod gallery;
+mod history;
+mod job;
+mod keys;
+mod login_card;
+mod logins;
+mod overview;
+mod page;
+mod pictures;
 mod secret;
 mod session;
+mod settings;
+mod show;
 mod sign_in;
+mod texts;
 mod throttle;
+mod trouble;
+mod try_out;
+
+use std::{path::PathBuf, time::Instant};
 
 use axum::{
     Router,
     extract::State,
-    http::HeaderValue,
+    http::{HeaderName, HeaderValue, header},
     middleware::map_response_with_state,
     response::{IntoResponse, Response},
-    routing::get,
 };
+use tokio::sync::Semaphore;
 
 use self::{
+    fresh_keys::FreshKeys,
     page::{Page, Place, TroublePage},
     session::Operator,
     sign_in::SignIn,
     trouble::Trouble,
 };
 use super::App;
-use crate::{config::Config, store::Store};
+use crate::{
+    config::{Config, Resolved},
+    store::Store,
+};
+
+/// Thumbnails that are made at once: each holds a whole picture in memory.
+const THUMBNAILS_AT_ONCE: usize = 1;
+
+/// What browsers are told to allow a page: its own style, script, pictures and forms.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+     form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+);
+/// Pages are of this moment, and for one person.
+const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What the pages have beside the API's world.
 pub(super) struct Admin {
     pub(super) sign_in: SignIn,
+    fresh_keys: FreshKeys,
+    thumbnails: Semaphore,
+    thumbnails_dir: PathBuf,
+    settings: Vec<Resolved>,
+    /// See `IMAGE_WALL_48H`.
+    wall: Option<i64>,
+    /// A timer cleans up, not the worker.
+    cleanup_by_timer: bool,
+    started: Instant,
 }
 
 impl Admin {
     /// Nothing is hashed and nobody is asked yet.
     pub(super) fn new(config: &Config, store: &Store) -> Self {
-        Self { sign_in: SignIn::new(config, store.clone()) }
+        Self {
+            sign_in: SignIn::new(config, store.clone()),
+            fresh_keys: FreshKeys::default(),
+            thumbnails: Semaphore::new(THUMBNAILS_AT_ONCE),
+            thumbnails_dir: config.thumbnails_dir(),
+            settings: config.resolved().to_vec(),
+            wall: config.image_wall_48h.map(i64::from),
+            cleanup_by_timer: config.cleanup_interval.is_none(),
+            started: Instant::now(),
+        }
     }
 }
 
 /// Every page, in its middleware.
 pub(super) fn router(app: &App, config: &Config) -> Router<App> {
     Router::new()
+        .merge(assets::router())
         .merge(sign_in::router())
-        .route("/admin", get(overview))
+        .merge(overview::router())
+        .merge(keys::router())
+        .merge(try_out::router())
+        .merge(history::router())
+        .merge(export::router())
+        .merge(job::router())
+        .merge(pictures::router())
+        .merge(gallery::router())
+        .merge(logins::router())
+        .merge(cleanup::router())
+        .merge(settings::router())
         .route("/admin/{*other}", axum::routing::any(no_page))
         .layer(sign_in::csrf(config))
         .layer(map_response_with_state(app.clone(), finish))
-}
-
-async fn overview(operator: Operator, State(app): State<App>) -> Result<Response, Trouble> {
-    let _ = operator.session;
-    let page = Page::new(&app, Place::Elsewhere);
-    page::html(axum::http::StatusCode::OK, &TroublePage { page, words: String::new() })
 }
 
 async fn no_page(_: Operator) -> Trouble {
     Trouble::NotFound
 }
 
-/// Makes a page of a trouble.
+/// Makes a page of a trouble, and tells the browser what any page may do.
 async fn finish(State(app): State<App>, mut response: Response) -> Response {
     if let Some(trouble) = response.extensions_mut().remove::<Trouble>() {
-        let page = Page::new(&app, Place::Elsewhere);
-        let (status, title, words) = trouble.words();
-        response = page::html(status, &TroublePage { page: page.titled(title), words })
+        let kept = std::mem::take(response.headers_mut());
+        let mut page = Page::new(&app, Place::Elsewhere);
+        let (status, title, words) = trouble.words(page.t);
+        page = page.titled(title);
+        response = page::html(status, &TroublePage { page, words })
             .unwrap_or_else(|_| status.into_response());
+        if let Some(after) = kept.get(header::RETRY_AFTER) {
+            response.headers_mut().insert(header::RETRY_AFTER, after.clone());
+        }
     }
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(axum::http::header::CACHE_CONTROL, no_store);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CACHE_CONTROL, NOT_KEPT),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+        // Ids in addresses are nobody else's business; forms need their origin.
+        (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            HeaderValue::from_static("same-origin"),
+        ),
+    ] {
+        headers.entry(name).or_insert(value);
+    }
     response
-}
-
-mod page {
-    use askama::Template;
-    use axum::{
-        http::{HeaderValue, StatusCode, header},
-        response::{IntoResponse, Response},
-    };
-
-    use super::{
-        App,
-        texts::{ENGLISH, Texts},
-        trouble::Trouble,
-    };
-
-    #[derive(Clone, Copy)]
-    pub(super) enum Place {
-        Elsewhere,
-    }
-
-    pub(super) struct Page {
-        pub(super) t: &'static Texts,
-        pub(super) base: String,
-        pub(super) title: String,
-        pub(super) signed_in: bool,
-    }
-
-    impl Page {
-        pub(super) fn new(app: &App, place: Place) -> Self {
-            let Place::Elsewhere = place;
-            Self {
-                t: &ENGLISH,
-                base: format!("{}/admin", app.admin_url_prefix),
-                title: "Overview".to_owned(),
-                signed_in: true,
-            }
-        }
-
-        pub(super) fn titled(mut self, title: &str) -> Self {
-            title.clone_into(&mut self.title);
-            self
-        }
-    }
-
-    pub(super) fn html(status: StatusCode, template: &impl Template) -> Result<Response, Trouble> {
-        let mut response = template.render()?.into_response();
-        *response.status_mut() = status;
-        let kind = HeaderValue::from_static("text/html; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        Ok(response)
-    }
-
-    pub(super) fn see_other(app: &App, path: &str) -> Response {
-        let mut response = StatusCode::SEE_OTHER.into_response();
-        let target = format!("{}/admin{path}", app.admin_url_prefix);
-        super::super::respond::set(response.headers_mut(), header::LOCATION, &target);
-        response
-    }
-
-    #[derive(Template)]
-    #[template(path = "trouble.html")]
-    pub(super) struct TroublePage {
-        pub(super) page: Page,
-        pub(super) words: String,
-    }
-}
-
-mod texts {
-    pub(super) struct Texts {
-        pub(super) lang: &'static str,
-        pub(super) product: &'static str,
-        pub(super) sign_in: &'static str,
-        pub(super) user_name: &'static str,
-        pub(super) password: &'static str,
-        pub(super) remember: &'static str,
-        pub(super) wrong_sign_in: &'static str,
-        pub(super) no_form: &'static str,
-        pub(super) form_too_large: &'static str,
-        pub(super) form_broken: &'static str,
-    }
-
-    pub(super) static ENGLISH: Texts = Texts {
-        lang: "en",
-        product: "codex-image-service",
-        // Sign in
-        sign_in: "Sign in",
-        user_name: "User name",
-        password: "Password",
-        remember: "Stay signed in for 30 days",
-        wrong_sign_in: "The user name or the password is wrong.",
-        no_form: "Signing in needs a form: application/x-www-form-urlencoded.",
-        form_too_large: "The form is larger than a user name and a password can be.",
-        form_broken: "The form is not whole: it needs a user name and a password.",
-    };
-
-    #[allow(clippy::unused_self, reason = "another language says it otherwise")]
-    impl Texts {
-        /// When there were too many failures.
-        pub(super) fn too_many_tries(&self, seconds: u64) -> String {
-            let plural = if seconds == 1 { "" } else { "s" };
-            format!("There were too many tries. Try again in {seconds} second{plural}.")
-        }
-
-        /// When a browser would drop the cookie.
-        pub(super) fn only_https(&self, url: &str) -> String {
-            format!("PUBLIC_BASE_URL begins with https, so this works over https alone: {url}")
-        }
-    }
-}
-
-mod trouble {
-    use axum::{
-        http::StatusCode,
-        response::{IntoResponse, Response},
-    };
-
-    use crate::store::StoreError;
-
-    #[derive(Clone, Debug)]
-    pub(super) enum Trouble {
-        NotFound,
-        CrossSite,
-        Broken,
-    }
-
-    impl Trouble {
-        pub(super) fn words(&self) -> (StatusCode, &'static str, String) {
-            match self {
-                Self::NotFound => (StatusCode::NOT_FOUND, "Not found", String::new()),
-                Self::CrossSite => (
-                    StatusCode::FORBIDDEN,
-                    "Refused",
-                    "The request came from another site, or its origin can't be told.".to_owned(),
-                ),
-                Self::Broken => {
-                    (StatusCode::INTERNAL_SERVER_ERROR, "Something broke", String::new())
-                }
-            }
-        }
-    }
-
-    impl IntoResponse for Trouble {
-        fn into_response(self) -> Response {
-            let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-            response.extensions_mut().insert(self);
-            response
-        }
-    }
-
-    impl From<StoreError> for Trouble {
-        fn from(error: StoreError) -> Self {
-            tracing::error!(%error, "the store failed under an admin page");
-            Self::Broken
-        }
-    }
-
-    impl From<askama::Error> for Trouble {
-        fn from(error: askama::Error) -> Self {
-            tracing::error!(%error, "a page could not be written");
-            Self::Broken
-        }
-    }
 }

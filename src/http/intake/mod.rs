@@ -1,6 +1,7 @@
 //! Bodies become drafts: read as a stream, text fields bounded, pictures from the wire to files on
 //! the disk, a bad one ends the reading. What all routes share; each dress has its own fields.
 
+pub(super) mod form;
 pub(super) mod json;
 pub(super) mod native;
 
@@ -118,6 +119,11 @@ pub(super) fn is_size(size: &str) -> bool {
         matches!(side.len(), 3 | 4) && side.bytes().all(|digit| digit.is_ascii_digit())
     };
     size == "auto" || size.split_once('x').is_some_and(|(w, h)| is_side(w) && is_side(h))
+}
+
+/// One of the words for how much care is taken.
+pub(super) fn is_quality(quality: &str) -> bool {
+    matches!(quality, "low" | "medium" | "high" | "auto")
 }
 
 /// A whole number, also as `2.0`.

@@ -5,8 +5,8 @@ use std::{io::Read, path::Path};
 use struson::reader::ValueType;
 
 use super::{
-    Draft, MAX_PROMPT_BYTES, Place, ReferenceFolder, Text, invalid, is_size, json::Json, prompt,
-    tidy, whole,
+    Draft, MAX_PROMPT_BYTES, Place, ReferenceFolder, Text, invalid, is_quality, is_size,
+    json::Json, prompt, tidy, whole,
 };
 use crate::{
     http::error::ApiError,
@@ -76,7 +76,7 @@ impl Fields {
             ));
         }
         let quality = self.quality.map_or_else(|| "medium".to_owned(), |text| text.value);
-        if !matches!(quality.as_str(), "low" | "medium" | "high" | "auto") {
+        if !is_quality(&quality) {
             return Err(invalid("quality", "'quality' must be low, medium, high or auto."));
         }
         // The list wins over the old singular field, unless it is empty.

@@ -2,7 +2,6 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header},
     response::Response,
 };
 
@@ -13,6 +12,7 @@ use super::{
         auth::Authorized,
         body, docs,
         error::{ApiError, ErrorBody, OpenAiError},
+        intake::form,
     },
     answer::{self, ImagesResponse},
     events,
@@ -125,7 +125,7 @@ async fn accept(
     let admission = Admission::of(app, &parts.headers).await?;
     let id = queue::new_job_id();
     let (folder, max_n) = (app.references_dir.join(&id), app.max_images);
-    let (draft, wish) = if let Some(boundary) = boundary(&parts.headers) {
+    let (draft, wish) = if let Some(boundary) = form::boundary(&parts.headers) {
         let _upload = accept::upload(app)?;
         let body = body::limited(body, admission.most(), app.counted());
         multipart::read(route, max_n, boundary?, body, folder).await?
@@ -144,8 +144,4 @@ async fn accept(
     let travels = format!("{:?} {}", wish.response_format, wish.stream);
     let hash = draft.hash(route.as_str(), &[&travels]);
     Ok((accept::new_job(app, caller, id, draft, admission.joining(hash)), wish))
-}
-
-fn boundary(headers: &HeaderMap) -> Option<Result<String, ApiError>> {
-    multipart::boundary(headers.get(header::CONTENT_TYPE)?.to_str().ok()?)
 }

@@ -4,6 +4,7 @@ use futures_util::stream;
 use proptest::prelude::*;
 
 use super::*;
+use crate::http::intake::form::boundary_of as boundary;
 use crate::images::{Format, samples};
 
 const BOUNDARY: &str = "----x1";

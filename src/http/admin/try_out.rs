@@ -1,0 +1,169 @@
+//! The try-out: a form that draws as any caller does, with the progress and the pictures below it.
+
+mod sent;
+
+use askama::Template;
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Query, Request, State},
+    http::StatusCode,
+    response::Response,
+    routing::{get, post},
+};
+use serde::Deserialize;
+
+use self::sent::{Sent, Values};
+use super::{
+    super::{
+        accept::{self, Admission},
+        body,
+        intake::form,
+    },
+    App,
+    filter::Choice,
+    job::{Picture, Progress, details},
+    page::{Page, Place, html, see_other},
+    session::Operator,
+    trouble::Trouble,
+};
+use crate::{
+    queue,
+    store::{api_keys::ApiKey, history::JobDetails},
+};
+
+/// Sizes that are offered; any other may be typed.
+const SIZES: [&str; 6] = ["auto", "1024x1024", "1536x1024", "1024x1536", "2048x2048", "3840x2160"];
+const QUALITIES: [&str; 4] = ["auto", "low", "medium", "high"];
+/// Pictures of one job.
+const COUNTS: [&str; 4] = ["1", "2", "3", "4"];
+
+/// `/admin/test` and where its form goes.
+pub(super) fn router() -> Router<App> {
+    Router::new()
+        .route("/admin/test", get(form_page))
+        .route("/admin/test-generate", post(submit))
+        // Ours counts while it streams, and comes after the session.
+        .layer(DefaultBodyLimit::disable())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct About {
+    /// The job that is shown below the form.
+    job: String,
+    /// The job that fills it.
+    again: String,
+}
+
+#[derive(Template)]
+#[template(path = "try_out.html")]
+struct TryOutView {
+    page: Page,
+    prompt: String,
+    size: String,
+    sizes: [&'static str; 6],
+    qualities: Vec<Choice>,
+    counts: Vec<Choice>,
+    keys: Vec<Choice>,
+    /// The job whose references can be used again, and those.
+    again: Option<(String, Vec<Picture>)>,
+    refused: Option<String>,
+    progress: Option<Progress>,
+}
+
+async fn form_page(
+    State(app): State<App>,
+    _: Operator,
+    Query(about): Query<About>,
+) -> Result<Response, Trouble> {
+    let shown = if about.job.is_empty() { None } else { Some(details(&app, &about.job).await?) };
+    let filled =
+        if about.again.is_empty() { None } else { Some(details(&app, &about.again).await?) };
+    let values = filled.as_ref().or(shown.as_ref()).map(Values::of).unwrap_or_default();
+    let source = filled.as_ref().or(shown.as_ref());
+    html(StatusCode::OK, &view(&app, values, source, shown.as_ref(), None).await?)
+}
+
+async fn view(
+    app: &App,
+    values: Values,
+    source: Option<&JobDetails>,
+    shown: Option<&JobDetails>,
+    refused: Option<String>,
+) -> Result<TryOutView, Trouble> {
+    let page = Page::new(app, Place::TryIt);
+    let keys = app.store.list_keys().await?;
+    let mut again = None;
+    if let Some(job) = source {
+        let references = app.store.references_of(&job.id).await?;
+        if !references.is_empty() {
+            let references = references.into_iter().map(Picture::from).collect();
+            again = Some((job.id.clone(), references));
+        }
+    }
+    let progress = match shown {
+        Some(job) => Some(Progress::of(page.t, job, app.store.pictures_of(&job.id).await?)),
+        None => None,
+    };
+    let is_open = progress.as_ref().is_some_and(|progress| progress.is_open);
+    Ok(TryOutView {
+        qualities: choices(&QUALITIES, &values.quality),
+        counts: choices(&COUNTS, &values.count),
+        keys: keys.into_iter().filter(|key| key.enabled).map(|key| choice(key, &values)).collect(),
+        prompt: values.prompt,
+        size: values.size,
+        sizes: SIZES,
+        again,
+        refused,
+        progress,
+        page: page.refreshing(is_open),
+    })
+}
+
+fn choices(words: &[&str], chosen: &str) -> Vec<Choice> {
+    let choice = |word: &&str| Choice {
+        value: (*word).into(),
+        text: (*word).into(),
+        chosen: *word == chosen,
+    };
+    words.iter().map(choice).collect()
+}
+
+fn choice(key: ApiKey, values: &Values) -> Choice {
+    let text = format!("{} ({})", key.name, key.handle);
+    Choice { chosen: key.id == values.key, value: key.id, text }
+}
+
+async fn submit(
+    State(app): State<App>,
+    _: Operator,
+    request: Request,
+) -> Result<Response, Trouble> {
+    let (parts, body) = request.into_parts();
+    let Some(boundary) = form::boundary(&parts.headers) else {
+        return Err(Trouble::Bad("A form of the type multipart/form-data is wanted.".to_owned()));
+    };
+    let boundary = boundary?;
+    let admission = Admission::of(&app, &parts.headers).await?;
+    let id = queue::new_job_id();
+    let folder = app.references_dir.join(&id);
+    let _upload = accept::upload(&app)?;
+    let body = body::limited(body, admission.most(), app.counted());
+    let sent = Sent::read(&app, boundary, body, folder).await?;
+    let source = if queue::is_job_id(&sent.again) {
+        app.store.job_details(&sent.again).await?
+    } else {
+        None
+    };
+    let draft = match sent.draft {
+        Ok(draft) => draft,
+        Err(refused) => {
+            let view = view(&app, sent.values, source.as_ref(), None, Some(refused.message()));
+            return html(StatusCode::UNPROCESSABLE_ENTITY, &view.await?);
+        }
+    };
+    let hash = draft.hash("admin", &[]);
+    let job = accept::new_job(&app, &sent.values.key, id, draft, admission.joining(hash));
+    let id = accept::enter(&app, job).await?;
+    Ok(see_other(&app, &format!("/test?job={id}")))
+}

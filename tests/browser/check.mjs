@@ -1,0 +1,111 @@
+// What every page must stand. Each check gives a list of what is wrong, so that one run says it of
+// all pages.
+
+import axe from "axe-core";
+import { HtmlValidate } from "html-validate";
+
+const validator = new HtmlValidate({
+  root: true,
+  extends: ["html-validate:recommended"],
+  rules: {
+    // Taste, not validity.
+    "doctype-style": "off",
+    "no-trailing-whitespace": "off",
+  },
+});
+
+// Everything about the page that is open, whose HTML was `html` as it was sent.
+export async function checkPage(site, html) {
+  const { page, scripts } = site;
+  return [
+    ...(await checkMarkup(html)),
+    ...(await checkWidth(page)),
+    // It waits by timers, and a page without scripts has none.
+    ...(scripts ? await checkAxe(page) : []),
+    ...(await checkKeyboard(page)),
+  ];
+}
+
+export async function checkMarkup(html) {
+  const { results } = await validator.validateString(html);
+  const messages = results.flatMap((result) => result.messages);
+  return messages.map((fault) => {
+    const line = html.split("\n")[fault.line - 1]?.trim().slice(0, 160);
+    return `html-validate ${fault.ruleId}, line ${fault.line}: ${fault.message}: ${line}`;
+  });
+}
+
+export async function checkAxe(page) {
+  await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => window.axe.run({ resultTypes: ["violations"] }));
+  const grave = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+  return grave.flatMap(({ id, impact, help, nodes }) =>
+    nodes.map(({ target }) => `axe ${id} (${impact}): ${help}: ${target.join(" ")}`),
+  );
+}
+
+// Nobody scrolls sideways.
+export function checkWidth(page) {
+  return page.evaluate(() => {
+    const root = document.documentElement;
+    const room = root.clientWidth;
+    if (root.scrollWidth <= room) return [];
+    const wide = [...document.body.querySelectorAll("*")].filter(
+      (element) => element.getBoundingClientRect().right > room + 0.5,
+    );
+    const names = wide.map((element) => element.outerHTML.split(">")[0].slice(0, 100) + ">");
+    return [`width: ${root.scrollWidth} px wide in ${room} px, by ${names.slice(0, 5).join(" ")}`];
+  });
+}
+
+// With the Tab key alone everything can be reached that can be clicked, and looks different then.
+export async function checkKeyboard(page) {
+  const count = await page.evaluate(() => {
+    const look = (element) => {
+      const { outlineStyle, outlineWidth, outlineColor, boxShadow, borderColor, backgroundColor } =
+        getComputedStyle(element);
+      const outline = outlineStyle === "none" ? "none" : outlineWidth + outlineColor;
+      return [outline, boxShadow, borderColor, backgroundColor].join();
+    };
+    const usable = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]";
+    const all = [...document.querySelectorAll(usable)].filter(
+      (element) =>
+        element.checkVisibility({ visibilityProperty: true }) &&
+        !element.disabled &&
+        // Of radio buttons with one name Tab reaches one; the arrow keys reach the others.
+        !(element.type === "radio" && !element.checked && group(element).some((e) => e.checked)) &&
+        // A target of the skip link, say.
+        !(element.tabIndex < 0 && !element.matches("a, button, input, select, textarea, summary")),
+    );
+    function group({ form, name }) {
+      return [...(form ?? document).querySelectorAll("input[type=radio]")].filter(
+        (radio) => radio.name === name,
+      );
+    }
+    document.activeElement.blur();
+    getSelection().removeAllRanges();
+    scrollTo(0, 0);
+    window.tabbing = { all, before: all.map(look), reached: new Map(), look };
+    return all.length;
+  });
+  // A date field alone stops at its day, month, year and calendar.
+  for (let left = count * 5 + 10; left > 0; left -= 1) {
+    await page.keyboard.press("Tab");
+    const missing = await page.evaluate(() => {
+      const { all, before, reached, look } = window.tabbing;
+      const index = all.indexOf(document.activeElement);
+      const differs = index >= 0 && look(all[index]) !== before[index];
+      if (index >= 0) reached.set(index, reached.get(index) || differs);
+      return all.length - reached.size;
+    });
+    if (missing === 0) break;
+  }
+  return page.evaluate(() => {
+    const { all, reached } = window.tabbing;
+    const name = (element) => element.outerHTML.replace(/\s+/g, " ").slice(0, 100);
+    return all.flatMap((element, index) => {
+      if (!reached.has(index)) return [`keyboard: Tab does not reach ${name(element)}`];
+      return reached.get(index) ? [] : [`keyboard: no sign of the focus on ${name(element)}`];
+    });
+  });
+}

@@ -1,0 +1,61 @@
+// A picture asked for by hand, with another one as its reference, and seen to become one.
+
+import assert from "node:assert/strict";
+import path from "node:path";
+
+export const PROMPT = "a blue boat";
+
+export async function tryOut(site) {
+  const { page } = site;
+  await site.visit("Try it");
+  await page.getByLabel("Prompt", { exact: true }).fill(`${PROMPT} [fake sleep=4]`);
+  const reference = path.join(process.env.PICTURES, "red.png");
+  await page.getByLabel("Reference pictures").setInputFiles(reference);
+  await site.choose("Size", /1024\D+1024/);
+  await site.choose("Quality", /high/i);
+  await site.choose("Key", /the tour's key/);
+  await site.follow(page.getByRole("button", { name: "Draw" }));
+  assert.match(page.url(), /\/admin\/test\?job=[\w-]+$/);
+  await (site.scripts ? sawItLive(site) : sawItRefreshed(site));
+  await site.page.locator("main").getByText(PROMPT).first().waitFor();
+}
+
+// The finished picture: not the reference.
+const picture = ({ page }) => page.locator("main img[src*='/generated/']");
+
+// No page load between the first phase and the picture.
+async function sawItLive(site) {
+  const { page } = site;
+  await page.evaluate(() => {
+    window.sameDocument = true;
+  });
+  const live = page.locator("main [aria-live], main [role=status]").first();
+  const before = await live.innerText();
+  await picture(site).first().waitFor();
+  assert(await page.evaluate(() => window.sameDocument), "the page was loaded anew");
+  assert.notEqual(await live.innerText(), before, "the live region says when it is done");
+  await isDrawn(site);
+}
+
+async function sawItRefreshed(site) {
+  assert.equal(await site.page.locator("meta[http-equiv=refresh]").count(), 1);
+  await picture(site).first().waitFor();
+  assert.equal(await site.page.locator("meta[http-equiv=refresh]").count(), 0, "it ends");
+  await isDrawn(site);
+}
+
+async function isDrawn(site) {
+  await loaded(picture(site).first());
+}
+
+// Waits until an <img> shows something.
+export async function loaded(image) {
+  await image.scrollIntoViewIfNeeded();
+  const handle = await image.elementHandle();
+  // Not by waitForFunction: it waits by timers, which a page without scripts does not have.
+  for (let tries = 0; ; tries += 1) {
+    if (await handle.evaluate(({ complete, naturalWidth }) => complete && naturalWidth > 0)) return;
+    assert(tries < 100, `${await image.getAttribute("src")} shows nothing`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+}
