@@ -216,7 +216,7 @@ impl AdminPassword {
                 Ok(format!("{}\n", password.expose()).into_bytes())
             },
         )?;
-        if file.mode & 0o077 != 0 {
+        if !file.is_private {
             tracing::warn!(file = %self.file.display(), "others than its owner can read the file");
         }
         let made = file.came != Came::Found;
@@ -276,12 +276,9 @@ impl AdminPassword {
             return Ok(true);
         }
         if store.set_admin_password(&verified.0, false).await? {
-            let in_file = self.file.exists().then(|| self.file.display());
-            match in_file {
-                Some(file) => tracing::info!(
-                    %file, "the password's hash is in the database now; the file can be deleted"
-                ),
-                None => tracing::info!("the password's hash is in the database now"),
+            tracing::info!("the hash of the admin pages' password is in the database now");
+            if self.file.exists() {
+                tracing::info!(file = %self.file.display(), "the file can be deleted");
             }
             return Ok(true);
         }
