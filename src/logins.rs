@@ -7,18 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     codex::{
         Engine, LoginObserver,
-        status::{Dispatch, LoginEvent, LoginNews, LoginStatus, QuotaWindow, Rest, RestReason},
+        status::{
+            Account, Dispatch, LoginEvent, LoginNews, LoginStatus, QuotaWindow, Rest, RestReason,
+            UNTIL_WOKEN,
+        },
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, now},
 };
 
-/// How often it is looked whether another order was chosen or a login woken by hand.
+/// How often it is looked whether a rest is over for which nobody was told anything.
 const LOOK: Duration = Duration::from_secs(5);
 /// When idle logins are looked at first, and how often from then on.
 const FIRST_RENEWAL: Duration = Duration::from_mins(1);
@@ -48,7 +51,6 @@ pub fn observer() -> (LoginObserver, News) {
 /// # Errors
 /// When the store cannot be read.
 pub async fn restore(store: &Store, engine: &dyn Engine) -> Result<(), StoreError> {
-    let mut rests = store.login_rests().await?;
     let mut quotas: Vec<(String, Vec<QuotaWindow>)> = Vec::new();
     for (login, window) in store.login_quotas().await? {
         match quotas.last_mut().filter(|(last, _)| *last == login) {
@@ -57,10 +59,10 @@ pub async fn restore(store: &Store, engine: &dyn Engine) -> Result<(), StoreErro
         }
     }
     for (login, windows) in quotas {
-        let rest = rests.iter().position(|(rests, _)| *rests == login);
-        engine.restore(&login, rest.map(|at| rests.swap_remove(at).1), windows);
+        engine.restore(&login, None, windows);
     }
-    for (login, rest) in rests {
+    for (login, rest) in store.login_rests().await?.into_iter().chain(store.rests_by_hand().await?)
+    {
         engine.restore(&login, Some(rest), Vec::new());
     }
     engine.set_dispatch(store.dispatch().await?);
@@ -78,7 +80,7 @@ pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
         let Ok(logins) = tokio::task::spawn_blocking(move || known.logins()).await else {
             continue;
         };
-        let now = jiff::Timestamp::now().as_second();
+        let now = now() / 1000;
         for login in logins.into_iter().filter(|login| expires_soon(login, now)) {
             // What was begun is finished: it may be a refresh.
             if stop.is_cancelled() {
@@ -113,19 +115,23 @@ fn expires_soon(login: &LoginStatus, now: i64) -> bool {
         && login.expires_at.is_some_and(|at| at < soon)
 }
 
-/// Writes down what is told until `stop`, and passes on which order of logins is wanted.
-pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: CancellationToken) {
+/// Writes down what is told until `stop`, and notifies `changed` of it. Until this worker is the
+/// only one, another tells the front whether all logins rest.
+pub async fn keep(
+    store: Store,
+    engine: Arc<dyn Engine>,
+    mut news: News,
+    changed: Arc<Notify>,
+    mut on_duty: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
     let mut look = tokio::time::interval(LOOK);
     let mut tidy = tokio::time::interval(TIDY);
-    let mut wanted = Wanted {
-        dispatch: store.dispatch().await.ok(),
-        line: store.newest_login_line().await.ok(),
-    };
     // What is stored may be of an earlier process.
     let mut told = None;
     loop {
         let rest = engine.all_rest_until();
-        if told != Some(rest) {
+        if *on_duty.borrow() && told != Some(rest) {
             match store.set_all_rest_until(rest).await {
                 Ok(()) => told = Some(rest),
                 Err(error) => tracing::error!(%error, "the front cannot be told of the logins"),
@@ -133,11 +139,16 @@ pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: C
         }
         let kept = tokio::select! {
             event = news.0.recv() => match event {
-                Some(event) => write(&store, event).await,
+                Some(event) => {
+                    let written = write(&store, event).await;
+                    changed.notify_one();
+                    written
+                }
                 None => return,
             },
             _ = tidy.tick() => store.forget_old_login_history().await,
-            _ = look.tick() => wanted.heed(&store, engine.as_ref()).await,
+            _ = look.tick() => Ok(()),
+            Ok(()) = on_duty.changed() => Ok(()),
             () = stop.cancelled() => break,
         };
         if let Err(error) = kept {
@@ -153,15 +164,25 @@ pub async fn keep(store: Store, engine: Arc<dyn Engine>, mut news: News, stop: C
     }
 }
 
-/// What was asked for on the command line, as far as it was heeded.
-struct Wanted {
+/// What is wanted of the logins by whoever writes it into the store, as far as it was heeded.
+pub struct Wanted {
     dispatch: Option<Dispatch>,
     /// Of the audit trail.
     line: Option<i64>,
 }
 
 impl Wanted {
-    async fn heed(&mut self, store: &Store, engine: &dyn Engine) -> Result<(), StoreError> {
+    /// From now on, what is wanted is news.
+    pub async fn new(store: &Store) -> Self {
+        Self { dispatch: store.dispatch().await.ok(), line: store.newest_login_line().await.ok() }
+    }
+
+    /// Follows a change of the order of logins, and wakes those that were woken by hand; true when
+    /// there was one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn heed(&mut self, store: &Store, engine: &dyn Engine) -> Result<bool, StoreError> {
         let dispatch = store.dispatch().await?;
         if self.dispatch.replace(dispatch) != Some(dispatch) {
             tracing::info!(dispatch = dispatch.as_str(), "logins are used in another order");
@@ -169,7 +190,7 @@ impl Wanted {
         }
         let Some(line) = self.line else {
             self.line = Some(store.newest_login_line().await?);
-            return Ok(());
+            return Ok(false);
         };
         let (woken, newest) = store.woken_since(line).await?;
         self.line = Some(newest);
@@ -178,10 +199,10 @@ impl Wanted {
             engine.wake(login);
         }
         if !woken.is_empty() {
-            // Those that had begun to wait again since the command.
+            // Those that had begun to wait again since it was written.
             store.wake_jobs().await?;
         }
-        Ok(())
+        Ok(!woken.is_empty())
     }
 }
 
@@ -213,6 +234,28 @@ async fn write(store: &Store, LoginEvent { login, what }: LoginEvent) -> Result<
 #[must_use]
 pub fn rest_in_words(rest: &Rest) -> String {
     let limit = rest.limit.as_ref().map(|limit| format!(" ({limit})")).unwrap_or_default();
-    let until = jiff::Timestamp::from_second(rest.until).map(|time| time.to_string());
-    format!("{}{limit} until {}", rest.reason.as_str(), until.unwrap_or_default())
+    let until = match jiff::Timestamp::from_second(rest.until) {
+        Ok(time) if rest.until < UNTIL_WOKEN => time.to_string(),
+        _ => "woken".to_owned(),
+    };
+    format!("{}{limit} until {until}", rest.reason.as_str())
+}
+
+/// Such as `codex 5 h: 12 % used`.
+#[must_use]
+pub fn window_in_words(window: &QuotaWindow) -> String {
+    let length = match window.minutes {
+        minutes if minutes % 1440 == 0 => format!("{} d", minutes / 1440),
+        minutes if minutes % 60 == 0 => format!("{} h", minutes / 60),
+        minutes => format!("{minutes} min"),
+    };
+    format!("{} {length}: {} % used", window.limit, window.used_percent)
+}
+
+/// Such as `plus; codex 5 h: 12 % used, image_gen 5 h: 5 % used`.
+#[must_use]
+pub fn account_in_words(account: &Account) -> String {
+    let plan = account.plan.as_deref().unwrap_or("a plan that was not told");
+    let windows: Vec<_> = account.quota.iter().map(window_in_words).collect();
+    if windows.is_empty() { plan.to_owned() } else { format!("{plan}; {}", windows.join(", ")) }
 }

@@ -8,18 +8,23 @@
 //! file is gone; but only in a folder that is marked as this database's, and only under names that
 //! are exactly ours.
 
+mod names;
+mod report;
+
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use self::names::{is_job_id, is_temporary, job_of_picture, picture_of_thumbnail, thumbnail_of};
+pub use self::report::{Cause, CleanupError, Report, Skipped};
 use crate::{
     codex::Engine,
-    images::{Format, TEMPORARY_PREFIX},
+    config::Config,
     state_dir,
-    store::{self, Store, StoreError},
+    store::{self, Store},
 };
 
 /// Jobs that are looked up at a time.
@@ -40,79 +45,60 @@ pub struct Cleaner {
     pub references_dir: PathBuf,
     /// Folder of the turns' own folders.
     pub workdir: PathBuf,
+    /// Folder of the small pictures that the admin pages make of the verified ones.
+    pub thumbnails_dir: PathBuf,
 }
 
-/// What a clean-up removed, or would remove.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// Jobs whose time was over.
-    pub expired_jobs: u64,
-    /// Pictures of these jobs.
-    pub images: u64,
-    /// Files and folders that no row names.
-    pub orphan_files: u64,
-    /// Rows whose file was gone.
-    pub orphan_rows: u64,
-    /// Folders of Codex threads of finished jobs.
-    pub codex_threads: u64,
-    /// Bytes of all of these files but Codex's own.
-    pub bytes: u64,
-    /// Folders that were not searched for orphans.
-    #[serde(skip)]
-    pub skipped: Vec<Skipped>,
-}
-
-/// A folder that cannot be told to be this database's.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Skipped {
-    /// The folder.
-    pub folder: String,
-    /// What is wrong with it.
-    pub reason: String,
-    /// What to do about it.
-    pub advice: String,
-}
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Skipped {}: {}. {}", self.folder, self.reason, self.advice)
-    }
-}
-
-/// Why a clean-up stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum CleanupError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A folder could not be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The folder.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
+/// What became of the files of a deleted job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// They are gone.
+    Done,
+    /// There was no such job, or nothing of it.
+    Nothing,
+    /// Some could not be removed; the clean-up tries again.
+    Partly,
 }
 
 impl Cleaner {
+    /// For the folders of the settings.
+    #[must_use]
+    pub fn new(config: &Config, store: Store, engine: Arc<dyn Engine>) -> Self {
+        Self {
+            store,
+            engine,
+            generated_dir: config.generated_dir.clone(),
+            references_dir: config.references_dir(),
+            workdir: config.codex_workdir.clone(),
+            thumbnails_dir: config.thumbnails_dir(),
+        }
+    }
+
+    /// Removes the files of a job that the operator deleted, before the clean-up comes to it.
+    pub async fn remove_deleted(&self, id: &str) -> Result<Removal, CleanupError> {
+        if !self.store.is_deleted_with_files(id).await? {
+            return Ok(Removal::Nothing);
+        }
+        let gone = self.purge(id, false, &mut Report::default()).await?;
+        Ok(if gone { Removal::Done } else { Removal::Partly })
+    }
+
     /// Removes everything whose time is over; with `dry_run` only counts it.
-    pub async fn run(&self, dry_run: bool) -> Result<Report, CleanupError> {
-        let mut report = Report::default();
-        self.expire(dry_run, &mut report).await?;
+    async fn run_into(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+        self.expire(dry_run, report).await?;
         let instance = self.store.instance().await?;
-        if is_marked(&self.generated_dir, &instance, &mut report).await {
-            self.orphan_files(dry_run, &mut report).await?;
-            self.orphan_rows(&instance, dry_run, &mut report).await?;
+        if is_marked(&self.generated_dir, &instance, report).await {
+            self.orphan_files(dry_run, report).await?;
+            self.orphan_rows(&instance, dry_run, report).await?;
         }
-        if is_marked(&self.references_dir, &instance, &mut report).await {
-            self.orphan_folders(Folders::References, dry_run, &mut report).await?;
+        if is_marked(&self.references_dir, &instance, report).await {
+            self.orphan_folders(Folders::References, dry_run, report).await?;
         }
-        if is_marked(&self.workdir, &instance, &mut report).await {
-            self.orphan_folders(Folders::Work, dry_run, &mut report).await?;
+        if is_marked(&self.workdir, &instance, report).await {
+            self.orphan_folders(Folders::Work, dry_run, report).await?;
         }
-        self.threads(dry_run, &mut report).await?;
-        Ok(report)
+        self.thumbnails(dry_run, report).await?;
+        self.threads(dry_run, report).await
     }
 
     async fn expire(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
@@ -123,28 +109,44 @@ impl Cleaner {
             let Some(last) = batch.last() else { return Ok(()) };
             after = (last.expires_at, last.id.clone());
             for job in &batch {
-                report.expired_jobs += 1;
-                let files = self.store.files_of(&job.id).await?;
-                report.images += files.len() as u64;
-                report.bytes += files.iter().map(|file| file.bytes.unsigned_abs()).sum::<u64>();
-                report.bytes += folder_bytes(self.references_dir.join(&job.id)).await;
-                report.bytes += folder_bytes(self.workdir.join(&job.id)).await;
-                if dry_run {
-                    continue;
-                }
-                self.store.mark_expired(&job.id).await?;
-                let mut gone = true;
-                for file in &files {
-                    gone &= remove_file(&self.generated_dir.join(&file.file)).await;
-                }
-                gone &= remove_folder(&self.references_dir.join(&job.id)).await;
-                gone &= remove_folder(&self.workdir.join(&job.id)).await;
-                // What could not be removed is tried again by the next clean-up.
-                if gone {
-                    self.store.mark_purged(&job.id).await?;
-                }
+                self.purge(&job.id, dry_run, report).await?;
             }
         }
+    }
+
+    /// Removes all that lies on the disk of one job, which is final and its time over. False when
+    /// something of it is still there.
+    async fn purge(
+        &self,
+        id: &str,
+        dry_run: bool,
+        report: &mut Report,
+    ) -> Result<bool, CleanupError> {
+        report.expired_jobs += 1;
+        let files = self.store.files_of(id).await?;
+        report.images += files.len() as u64;
+        report.bytes += files.iter().map(|file| file.bytes.unsigned_abs()).sum::<u64>();
+        for file in &files {
+            report.bytes += file_bytes(&self.thumbnails_dir.join(thumbnail_of(&file.file))).await;
+        }
+        report.bytes += folder_bytes(self.references_dir.join(id)).await;
+        report.bytes += folder_bytes(self.workdir.join(id)).await;
+        if dry_run {
+            return Ok(false);
+        }
+        self.store.mark_expired(id).await?;
+        let mut gone = true;
+        for file in &files {
+            gone &= remove_file(&self.generated_dir.join(&file.file)).await;
+            gone &= remove_file(&self.thumbnails_dir.join(thumbnail_of(&file.file))).await;
+        }
+        gone &= remove_folder(&self.references_dir.join(id)).await;
+        gone &= remove_folder(&self.workdir.join(id)).await;
+        // What could not be removed is tried again by the next clean-up.
+        if gone {
+            self.store.mark_purged(id).await?;
+        }
+        Ok(gone)
     }
 
     /// Pictures that no row names: a crash came between file and row.
@@ -235,6 +237,34 @@ impl Cleaner {
         Ok(())
     }
 
+    /// Thumbnails of pictures that no row names, and what was left of making one. The folder needs no
+    /// mark: whatever is missed there is made again.
+    async fn thumbnails(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+        let mut entries = match read_dir(&self.thumbnails_dir).await {
+            // Before the first start of a version that knows it.
+            Err(CleanupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            entries => entries?,
+        };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let found = match picture_of_thumbnail(&name) {
+                Some(picture) if self.store.needs_file(picture, "").await? => continue,
+                Some(_) => entry.metadata().await.ok(),
+                None if is_temporary(&name) => old_entry(&entry).await,
+                None => continue,
+            };
+            let Some(found) = found.filter(|found| !found.is_dir()) else { continue };
+            report.orphan_files += 1;
+            report.bytes += found.len();
+            if !dry_run {
+                remove_file(&entry.path()).await;
+            }
+        }
+        Ok(())
+    }
+
     /// What Codex still keeps of our finished threads; those of others are not touched.
     async fn threads(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
         for thread in self.engine.kept_threads().await {
@@ -297,37 +327,6 @@ async fn check_marker(folder: &Path, instance: &str) -> Result<(), String> {
         .unwrap_or_else(|panic| Err(panic.to_string()))
 }
 
-/// The job whose picture a file of exactly this name would be: `<id>.png`, `<id>_2.webp`.
-fn job_of_picture(file: &str) -> Option<&str> {
-    let (stem, extension) = file.split_once('.')?;
-    Format::of_extension(extension)?;
-    let (job, number) = stem.split_at_checked(ID_LENGTH)?;
-    let is_number = |digits: &str| {
-        (1..=2).contains(&digits.len())
-            && !digits.starts_with('0')
-            && digits.bytes().all(|digit| digit.is_ascii_digit())
-    };
-    let is_ours = number.is_empty() || number.strip_prefix('_').is_some_and(is_number);
-    (is_ours && is_job_id(job)).then_some(job)
-}
-
-/// Is this the name of a picture that is being imported?
-fn is_temporary(file: &str) -> bool {
-    file.strip_prefix(TEMPORARY_PREFIX).is_some_and(is_hex)
-}
-
-/// `img_` and 32 digits.
-const ID_LENGTH: usize = 36;
-
-/// Is this a job of ours? Those of the Python original have 24 digits.
-fn is_job_id(text: &str) -> bool {
-    text.strip_prefix("img_").is_some_and(is_hex)
-}
-
-fn is_hex(digits: &str) -> bool {
-    digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 async fn read_dir(path: &Path) -> Result<tokio::fs::ReadDir, CleanupError> {
     tokio::fs::read_dir(path)
         .await
@@ -339,6 +338,11 @@ async fn old_entry(entry: &tokio::fs::DirEntry) -> Option<std::fs::Metadata> {
     let metadata = entry.metadata().await.ok()?;
     let age = SystemTime::now().duration_since(metadata.modified().ok()?).ok()?;
     (age >= ORPHAN_AGE).then_some(metadata)
+}
+
+/// Bytes of a file that may be there; of a link, its own.
+async fn file_bytes(path: &Path) -> u64 {
+    tokio::fs::symlink_metadata(path).await.map_or(0, |found| found.len())
 }
 
 /// Bytes of the files in a folder and the folders in it.
@@ -360,42 +364,4 @@ async fn folder_bytes(path: PathBuf) -> u64 {
         if is_folder { sum(&path) } else { 0 }
     };
     tokio::task::spawn_blocking(sum).await.unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_that_are_exactly_ours_are() {
-        const ID: &str = "img_0123456789abcdef0123456789abcdef";
-        for name in ["", "_2", "_10"] {
-            for extension in ["png", "jpg", "webp"] {
-                assert_eq!(job_of_picture(&format!("{ID}{name}.{extension}")), Some(ID));
-            }
-        }
-        assert!(is_temporary(".tmp-0123456789abcdef0123456789abcdef"));
-        for other in [
-            "img_holiday.jpg",
-            // The Python original's.
-            "img_0123456789abcdef01234567.png",
-            "img_0123456789abcdef01234567_2.png",
-            "img_0123456789ABCDEF0123456789abcdef.png",
-            "img_0123456789abcdef0123456789abcdef",
-            "img_0123456789abcdef0123456789abcdef.gif",
-            "img_0123456789abcdef0123456789abcdef.png.bak",
-            "img_0123456789abcdef0123456789abcdef_.png",
-            "img_0123456789abcdef0123456789abcdef_02.png",
-            "img_0123456789abcdef0123456789abcdef_100.png",
-            "img_0123456789abcdef0123456789abcdef-2.png",
-            "img_0123456789abcdef0123456789abcdeé.png",
-            ".tmp-notes",
-            ".tmp-img_0123456789abcdef0123456789abcdef",
-            ".codex-image-service",
-            "",
-        ] {
-            assert_eq!(job_of_picture(other), None, "{other}");
-            assert!(!is_temporary(other), "{other}");
-        }
-    }
 }

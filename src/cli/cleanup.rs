@@ -6,7 +6,7 @@ use super::{block_on, config_or_exit, fail};
 use crate::{
     codex,
     config::Config,
-    retention::{Cleaner, Report},
+    retention::{Cause, Cleaner, Report},
     store::Store,
 };
 
@@ -47,15 +47,8 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
 async fn execute(config: &Config, dry_run: bool) -> Result<Report, Box<dyn std::error::Error>> {
     let store = Store::open_existing(&config.database).await?;
     let engine = codex::engine(config, Arc::new(|_| {}))?;
-    let report = Cleaner {
-        store: store.clone(),
-        engine,
-        generated_dir: config.generated_dir.clone(),
-        references_dir: config.references_dir(),
-        workdir: config.codex_workdir.clone(),
-    }
-    .run(dry_run)
-    .await?;
+    let cleaner = Cleaner::new(config, store.clone(), engine);
+    let report = cleaner.run_and_note(Cause::Command, dry_run).await?;
     store.close().await;
     Ok(report)
 }
@@ -68,17 +61,7 @@ fn print(report: &Report, args: &Args) {
         println!("{report}");
         return;
     }
-    let verb = if args.dry_run { "Would remove" } else { "Removed" };
-    println!(
-        "{verb} {} expired jobs with {} pictures, {} orphan files, {} orphan rows and {} Codex \
-         threads: {} bytes.",
-        report.expired_jobs,
-        report.images,
-        report.orphan_files,
-        report.orphan_rows,
-        report.codex_threads,
-        report.bytes,
-    );
+    println!("{}", report.in_words(args.dry_run));
     for skipped in &report.skipped {
         println!("{skipped}");
     }

@@ -245,7 +245,7 @@ fn wake_in_words(label: &str) -> String {
 fn needless(rest: &Rest, quota: &[QuotaWindow], min_percent: u8) -> Option<&'static str> {
     match rest.reason {
         RestReason::LoginExpired => Some("the session is valid again"),
-        RestReason::Faults => None,
+        RestReason::Faults | RestReason::ByHand => None,
         RestReason::Quota | RestReason::LowQuota => {
             let of = |window: &&QuotaWindow| {
                 rest.limit.as_ref().is_none_or(|limit| *limit == window.limit)
@@ -316,13 +316,8 @@ fn in_words(login: &LoginStatus, uses: Option<&LoginUse>, troubles: &Troubles) -
 }
 
 fn window_in_words(window: &QuotaWindow) -> String {
-    let length = match window.minutes {
-        minutes if minutes % 1440 == 0 => format!("{} d", minutes / 1440),
-        minutes if minutes % 60 == 0 => format!("{} h", minutes / 60),
-        minutes => format!("{minutes} min"),
-    };
     let reset = window.resets_at.map(|at| format!(", anew at {}", time(at))).unwrap_or_default();
-    format!("{} {length}: {} % used{reset}", window.limit, window.used_percent)
+    format!("{}{reset}", logins::window_in_words(window))
 }
 
 /// Pictures for a hundred turns.

@@ -4,6 +4,7 @@
 mod bells;
 mod stop;
 mod upkeep;
+mod work;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -18,20 +19,16 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    bells::{WorkBell, bells},
+    bells::bells,
     stop::{StopSignals, wait_for_the_end},
 };
 use super::{config_or_exit, fail, listen};
 use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
-    config::{Config, EngineChoice},
+    config::Config,
     http::{self, App},
     limits, logins,
-    queue::{
-        Queue,
-        bell::{self, Doorbell},
-        worker::{self, Workshop},
-    },
+    queue::Queue,
     state_dir,
     store::Store,
     systemd,
@@ -189,35 +186,13 @@ async fn serve(
     let stop_serving = CancellationToken::new();
     let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role)?;
 
+    let bells = work::Bells { worker: worker_bell.clone(), work_to_do, front: front_bell };
     let (engine, news) = engine.unzip();
-    let keeping = CancellationToken::new();
-    let mut keeper = None;
-    // What works with the engine or the store beside the worker, and ends when it drains.
-    let beside = TaskTracker::new();
-    if let (Some(engine), Some(news)) = (&engine, news) {
-        logins::restore(&store, engine.as_ref()).await?;
-        let (store, engine) = (store.clone(), Arc::clone(engine));
-        if config.codex_keep_alive && config.codex_engine != EngineChoice::Exec {
-            beside.spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
-        }
-        keeper = Some(tokio::spawn(logins::keep(store, engine, news, keeping.clone())));
-    }
-    let closed = engine.clone();
-    let worker = engine.clone().map(|engine| {
-        upkeep::report_problems(engine.as_ref());
-        upkeep::clean_up_regularly(&config, &store, &engine, draining.clone(), &beside);
-        let shop = workshop(&config, &store, engine, front_bell, &metrics);
-        let lock = config.worker_lock();
-        let (draining, hurry, grace) = (draining.clone(), hurry.clone(), config.shutdown_grace);
-        tokio::spawn(async move {
-            let Some(bell) = work_to_do else { return Ok(()) };
-            let bell = move || match bell {
-                WorkBell::Within(listener) => Ok(listener),
-                WorkBell::At(path) => bell::listen(&path),
-            };
-            worker::work(shop, &lock, bell, draining, hurry, grace).await
-        })
-    });
+    let (worker, beside) = engine
+        .clone()
+        .zip(news)
+        .map(|of| work::start(&config, &store, of, bells, &metrics, &draining, &hurry))
+        .unzip();
 
     let connections = TaskTracker::new();
     let mut url = config.public_base_url.clone();
@@ -256,15 +231,8 @@ async fn serve(
     if tokio::time::timeout(CLOSING, connections.wait()).await.is_err() {
         tracing::warn!(open = connections.len(), "connections that did not end are cut");
     }
-    if let Some(engine) = closed {
-        // Also when there was no worker at work, or it failed: nobody cuts off a refresh.
-        engine.close().await;
-    }
-    beside.close();
-    beside.wait().await;
-    keeping.cancel();
-    if let Some(keeper) = keeper {
-        let _ = keeper.await;
+    if let Some(beside) = beside {
+        beside.end().await;
     }
     store.close().await;
     tracing::info!("stopped");
@@ -303,28 +271,4 @@ fn connection_slots(config: &Config, open_files: u64) -> usize {
         );
     }
     config.max_connections.min(most)
-}
-
-fn workshop(
-    config: &Config,
-    store: &Store,
-    engine: Arc<dyn Engine>,
-    front_bell: Doorbell,
-    metrics: &Arc<Metrics>,
-) -> Workshop {
-    let (turns, jobs) = (Arc::clone(metrics), Arc::clone(metrics));
-    Workshop {
-        store: store.clone(),
-        engine,
-        concurrency: config.codex_worker_concurrency,
-        generated_dir: config.generated_dir.clone(),
-        workdir: config.codex_workdir.clone(),
-        references_dir: config.references_dir(),
-        patience: config.request_wait_timeout,
-        retention: config.image_retention,
-        front_bell,
-        orders: Arc::new(tokio::sync::Notify::new()),
-        on_turn: Arc::new(move |took| turns.codex_ran(took)),
-        on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
-    }
 }

@@ -12,10 +12,11 @@ pub struct UnknownFailureCode;
 
 impl FailureCode {
     /// Every code, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ModerationBlocked,
         Self::ModelRefused,
         Self::QuotaExceeded,
+        Self::LoginsRest,
         Self::LoginExpired,
         Self::NotLoggedIn,
         Self::CodexMissing,
@@ -31,9 +32,11 @@ impl FailureCode {
     #[must_use]
     pub const fn is_unpaid(self) -> bool {
         match self {
-            Self::QuotaExceeded | Self::LoginExpired | Self::NotLoggedIn | Self::CodexMissing => {
-                true
-            }
+            Self::QuotaExceeded
+            | Self::LoginsRest
+            | Self::LoginExpired
+            | Self::NotLoggedIn
+            | Self::CodexMissing => true,
             Self::ModerationBlocked
             | Self::ModelRefused
             | Self::NoImage
@@ -51,6 +54,7 @@ impl FailureCode {
             Self::ModerationBlocked => "moderation_blocked",
             Self::ModelRefused => "model_refused",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::LoginsRest => "logins_rest",
             Self::LoginExpired => "login_expired",
             Self::NotLoggedIn => "not_logged_in",
             Self::CodexMissing => "codex_missing",

@@ -148,12 +148,20 @@ impl Engine for CodexEngine {
         self.exec.logins.restore(login, rest, quota);
     }
 
+    fn rest(&self, login: &str, until: i64) {
+        self.exec.logins.leave_alone(login, until);
+    }
+
     fn wake(&self, login: &str) {
         self.exec.logins.wake(login);
     }
 
     fn set_dispatch(&self, dispatch: Dispatch) {
         self.exec.logins.set_dispatch(dispatch);
+    }
+
+    fn version(&self) -> Option<String> {
+        self.exec.known_version().map(|version| version.to_string())
     }
 
     fn all_rest_until(&self) -> Option<i64> {

@@ -171,6 +171,11 @@ impl ExecEngine {
         .await
     }
 
+    /// The version of the Codex that is there, if it was asked for that already.
+    pub(super) fn known_version(&self) -> Option<Version> {
+        versions::known_of(&self.locate().ok()?)
+    }
+
     pub(super) fn locate(&self) -> Result<Program, Failure> {
         locate::locate(&self.bin, command::value(&self.environment, "PATH"))
     }

@@ -108,6 +108,15 @@ pub(super) fn exhausted(retry_at: Option<i64>) -> Failure {
     }
 }
 
+/// The service's owner lets every login rest; None: nobody knows until when.
+pub(super) fn left_alone(retry_at: Option<i64>) -> Failure {
+    Failure {
+        code: FailureCode::LoginsRest,
+        message: "The service's owner lets every ChatGPT login rest.".into(),
+        retry_at,
+    }
+}
+
 fn too_fast() -> Failure {
     let now = jiff::Timestamp::now().as_second();
     Failure {

@@ -112,6 +112,8 @@ pub enum FailureCode {
     ModerationBlocked,
     ModelRefused,
     QuotaExceeded,
+    /// The service's owner lets every login rest.
+    LoginsRest,
     LoginExpired,
     NotLoggedIn,
     CodexMissing,
@@ -189,14 +191,23 @@ pub trait Engine: Send + Sync {
         Box::pin(std::future::ready(Err(Failure::new(FailureCode::NotLoggedIn, unknown))))
     }
 
-    /// What is known of logins from before a restart: their rests and their quotas.
+    /// What is known of logins from before a restart: their rests and their quotas. Told once more,
+    /// and without windows, it is added to what is known.
     fn restore(&self, _login: &str, _rest: Option<Rest>, _quota: Vec<QuotaWindow>) {}
+
+    /// Leaves a login alone until then, in Unix seconds; only the time or [`Engine::wake`] ends it.
+    fn rest(&self, _login: &str, _until: i64) {}
 
     /// Ends a login's rests, whatever they are for.
     fn wake(&self, _login: &str) {}
 
     /// From now on logins are used in this order.
     fn set_dispatch(&self, _dispatch: Dispatch) {}
+
+    /// Which Codex was found, as far as that is known by now; starts nothing.
+    fn version(&self) -> Option<String> {
+        None
+    }
 
     /// When every login rests: until when the first does, in Unix seconds.
     fn all_rest_until(&self) -> Option<i64> {

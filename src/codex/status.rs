@@ -27,6 +27,8 @@ pub enum RestReason {
     LoginExpired,
     /// It failed several times in a row.
     Faults,
+    /// Somebody wants it left alone.
+    ByHand,
 }
 
 impl RestReason {
@@ -38,22 +40,26 @@ impl RestReason {
             Self::LowQuota => "low_quota",
             Self::LoginExpired => "login_expired",
             Self::Faults => "faults",
+            Self::ByHand => "by_hand",
         }
     }
 
     /// The reason behind the word.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
-        [Self::Quota, Self::LowQuota, Self::LoginExpired, Self::Faults]
+        [Self::Quota, Self::LowQuota, Self::LoginExpired, Self::Faults, Self::ByHand]
             .into_iter()
             .find(|reason| reason.as_str() == word)
     }
 }
 
+/// The end of a rest that only somebody ends: the beginning of the year 9999, in Unix seconds.
+pub const UNTIL_WOKEN: i64 = 253_370_764_800;
+
 /// A login is not used until then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rest {
-    /// In Unix seconds.
+    /// In Unix seconds; [`UNTIL_WOKEN`] when no time ends it.
     pub until: i64,
     /// Why.
     pub reason: RestReason,

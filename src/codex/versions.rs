@@ -182,13 +182,26 @@ fn known() -> MutexGuard<'static, Vec<Known>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Stamp {
+    fn of(program: &Program) -> Option<Self> {
+        let meta = std::fs::metadata(&program.path).ok()?;
+        Some(Self {
+            path: program.path.clone(),
+            file: (meta.dev(), meta.ino(), meta.len()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// The version that a program said when it was last asked. Asks nothing: only somebody who wants
+/// to run it has a reason to.
+pub(super) fn known_of(program: &Program) -> Option<Version> {
+    let stamp = Stamp::of(program)?;
+    known().iter().find(|known| known.stamp == stamp)?.version
+}
+
 fn of(program: &Program, environment: &[(&'static str, OsString)]) -> Option<Version> {
-    let meta = std::fs::metadata(&program.path).ok()?;
-    let stamp = Stamp {
-        path: program.path.clone(),
-        file: (meta.dev(), meta.ino(), meta.len()),
-        changed: (meta.ctime(), meta.ctime_nsec()),
-    };
+    let stamp = Stamp::of(program)?;
     let holds = |known: &Known| program.native || known.asked.elapsed() < LAUNCHER_HOLDS;
     if let Some(known) = known().iter().find(|known| known.stamp == stamp && holds(known)) {
         return known.version;
@@ -308,9 +321,11 @@ mod tests {
             format!("echo \"$CODEX_HOME\" >> {}; echo codex-cli {version}", asked.display())
         };
         let found = program(&path, &script("0.150.1"));
+        assert_eq!((known_of(&found), asked.exists()), (None, false));
         for _ in 0..2 {
             assert_eq!(usable(&found, &environment()).unwrap(), Some(Version(0, 150, 1)));
         }
+        assert_eq!(known_of(&found), Some(Version(0, 150, 1)));
         assert_eq!(fs::read_to_string(&asked).unwrap(), "/dev/null\n");
         fs::remove_file(&path).unwrap();
         let found = program(&path, &script("0.121.0"));

@@ -11,6 +11,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{App, body, error::ApiError, intake::Draft};
 use crate::{
+    codex::status::{RestReason, UNTIL_WOKEN},
     queue::{Ticket, Waited},
     store::{
         self,
@@ -96,10 +97,15 @@ async fn check_quota(app: &App) -> Result<(), ApiError> {
     let Some(back) = app.all_rest_until().await? else { return Ok(()) };
     let retry_at = back.saturating_mul(1000);
     let patience = i64::try_from(app.patience.as_millis()).unwrap_or(i64::MAX);
-    if retry_at > store::now().saturating_add(patience) {
-        return Err(ApiError::QuotaExhausted { retry_at });
+    if retry_at <= store::now().saturating_add(patience) {
+        return Ok(());
     }
-    Ok(())
+    let reasons = app.store.rest_reasons().await?;
+    let is_quota = |reason| matches!(reason, RestReason::Quota | RestReason::LowQuota);
+    if reasons.contains(&RestReason::ByHand) && !reasons.iter().copied().any(is_quota) {
+        return Err(ApiError::LoginsRest { retry_at: (back < UNTIL_WOKEN).then_some(retry_at) });
+    }
+    Err(ApiError::QuotaExhausted { retry_at })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

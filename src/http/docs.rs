@@ -30,7 +30,8 @@ pub(super) enum Sending {
     /// `request_too_large`.
     #[response(status = 413)]
     TooLarge(ErrorBody),
-    /// `quota_exceeded`: every login's quota is used up; `Retry-After` tells the reset, if it is known.
+    /// `quota_exceeded`: every login's quota is used up; `logins_rest`: the service's owner lets every
+    /// login rest. `Retry-After` tells when the first is back, if that is known.
     #[response(status = 429, headers(("Retry-After" = Option<u32>, description = "Seconds."), ("x-should-retry" = Option<String>, description = "`false` where a repetition within a minute cannot help.")))]
     Quota(ErrorBody),
     /// `queue_full`, `too_many_uploads` or `shutting_down`, with `Retry-After`.

@@ -72,6 +72,11 @@ pub enum ApiError {
         /// When the first starts anew, in milliseconds.
         retry_at: i64,
     },
+    /// Every login is left alone by hand, for longer than the caller would wait.
+    LoginsRest {
+        /// When the first is back, in milliseconds, if that is known.
+        retry_at: Option<i64>,
+    },
     /// Too many uploads at once.
     Busy,
     /// The process is stopping; the job, if there is one, goes on later.
@@ -285,6 +290,12 @@ impl ApiError {
                 "quota_exceeded",
                 "The ChatGPT plan's usage limit is reached.",
             ),
+            Self::LoginsRest { .. } => answer(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "logins_rest",
+                "The service's owner lets every ChatGPT login rest.",
+            ),
             Self::Busy => answer(
                 StatusCode::SERVICE_UNAVAILABLE,
                 SERVER,
@@ -354,7 +365,9 @@ fn failed(job: &Job, dress: Dress) -> Answer {
         Dress::OpenAi => StatusCode::BAD_REQUEST,
     };
     let (status, kind) = match code.parse() {
-        Ok(FailureCode::QuotaExceeded) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+        Ok(FailureCode::QuotaExceeded | FailureCode::LoginsRest) => {
+            (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+        }
         Ok(FailureCode::ModerationBlocked) => (declined, "image_generation_user_error"),
         Ok(FailureCode::ModelRefused) => {
             (declined, if dress == Dress::OpenAi { "image_generation_user_error" } else { SERVER })

@@ -17,8 +17,15 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use super::{App, respond};
-use crate::images;
+use super::{
+    App,
+    error::{ApiError, ErrorBody},
+    respond,
+};
+use crate::{
+    codex::status::{RestReason, UNTIL_WOKEN},
+    images,
+};
 
 /// How long what was found holds for `/ready`. It is asked without a key, and each look costs a
 /// walk over the logins and takes the worker's lock for a moment.
@@ -147,13 +154,34 @@ async fn look(app: &App) -> Vec<Problem> {
         None => {}
     }
     if let Ok(Some(back)) = app.all_rest_until().await {
-        let back = respond::time(back.saturating_mul(1000));
-        problems.push(problem(
-            "logins_rest",
-            &format!("Every login rests until {back}: no quota is left, or its session is over."),
-        ));
+        let reasons = app.store.rest_reasons().await.unwrap_or_default();
+        problems.push(problem("logins_rest", &all_rest(back, &reasons)));
     }
     problems
+}
+
+/// Until when every login rests, in Unix seconds, and why.
+fn all_rest(back: i64, reasons: &[RestReason]) -> String {
+    let until = if back < UNTIL_WOKEN {
+        respond::time(back.saturating_mul(1000))
+    } else {
+        "somebody wakes it".to_owned()
+    };
+    let is_any = |known: &[RestReason]| reasons.iter().any(|reason| known.contains(reason));
+    let mut why = Vec::new();
+    for (known, words) in [
+        (&[RestReason::Quota, RestReason::LowQuota][..], "no quota is left"),
+        (&[RestReason::LoginExpired], "its session is over"),
+        (&[RestReason::ByHand], "the service's owner wants it left alone"),
+    ] {
+        if is_any(known) {
+            why.push(words);
+        }
+    }
+    if why.is_empty() {
+        why.push("no quota is left, or its session is over");
+    }
+    format!("Every login rests until {until}: {}.", why.join(", or "))
 }
 
 /// What this user may still write there; all there is where the system does not tell.
@@ -190,11 +218,46 @@ async fn worker_is_there(app: &App) -> bool {
     operation_id = "home",
     tag = "Service",
     security(()),
-    responses((status = 303, description = "`Location` is the admin pages.")),
+    responses(
+        (status = 303, description = "`Location` is the admin pages."),
+        (status = 404, description = "`not_found`: there are none (`ADMIN=off`).", body = ErrorBody),
+    ),
 )]
-pub(super) async fn to_the_pages(State(app): State<App>) -> Response {
+pub(super) async fn to_the_pages(State(app): State<App>) -> Result<Response, ApiError> {
+    if !app.admin.is_on {
+        return Err(ApiError::NoRoute);
+    }
     let target = format!("{}/admin", app.admin_url_prefix);
     let mut response = StatusCode::SEE_OTHER.into_response();
     respond::set(response.headers_mut(), header::LOCATION, &target);
-    response
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_all_rest_is_said_as_it_is() {
+        let at = 1_800_000_000;
+        for (back, reasons, words) in [
+            (
+                at,
+                vec![RestReason::ByHand],
+                "2027-01-15T08:00:00.000+00:00: the service's owner wants",
+            ),
+            (UNTIL_WOKEN, vec![RestReason::ByHand], "until somebody wakes it: the service's owner"),
+            (at, vec![RestReason::LowQuota], "no quota is left."),
+            (
+                at,
+                vec![RestReason::ByHand, RestReason::Quota, RestReason::LoginExpired],
+                "no quota is left, or its session is over, or the service's owner",
+            ),
+            (at, vec![], "no quota is left, or its session is over."),
+        ] {
+            let said = all_rest(back, &reasons);
+            assert!(said.contains(words), "{said}");
+            assert_eq!(said.contains("quota"), reasons != [RestReason::ByHand], "{said}");
+        }
+    }
 }

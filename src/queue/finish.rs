@@ -30,7 +30,7 @@ pub(super) enum TurnResult {
     Final,
     /// Stopped, and without a picture to show.
     Stopped,
-    /// There is no quota before then, in milliseconds, and the caller is that patient.
+    /// No login can be used before then, in milliseconds, and the caller is that patient.
     Waits(i64),
     /// The claim is void, or the store or the disk failed: hands off.
     HandsOff,

@@ -196,9 +196,9 @@ async fn draw(
     finish::record(worker, claim, position, finished, saving_at, result).await
 }
 
-/// When a quota that is used up starts anew, if the job's caller is still there by then.
+/// When the first of the logins that rest is back, if the job's caller is still there by then.
 fn worth_waiting_for(worker: &Worker, claim: &Claim, failure: &Failure) -> Option<i64> {
-    if failure.code != FailureCode::QuotaExceeded {
+    if !matches!(failure.code, FailureCode::QuotaExceeded | FailureCode::LoginsRest) {
         return None;
     }
     let until = failure.retry_at?.saturating_mul(1000);

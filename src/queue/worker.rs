@@ -85,17 +85,17 @@ pub(super) struct Worker {
 ///
 /// Waits first until no other worker works on the same state: the lock is freed by the system
 /// when a process dies, so whatever is still marked as running then is abandoned. Only then it
-/// begins to listen to `bell`: the other's must not be taken from it.
+/// begins to listen to `bell`: the other's must not be taken from it, and what it knew is now told.
 pub async fn work(
     shop: Workshop,
     lock_file: &Path,
-    bell: impl FnOnce() -> io::Result<Listener>,
+    bell: impl AsyncFnOnce() -> io::Result<Listener>,
     drain: CancellationToken,
     hurry: CancellationToken,
     grace: Duration,
 ) -> io::Result<()> {
     let Some(_lock) = become_the_only_one(lock_file, &drain).await? else { return Ok(()) };
-    let mut bell = bell()?;
+    let mut bell = bell().await?;
     let slots = shop.concurrency.min(shop.engine.capacity()).max(1);
     let worker = Arc::new(Worker {
         shop,

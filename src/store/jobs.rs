@@ -196,7 +196,8 @@ impl Store {
         Ok(Some((caller, job)))
     }
 
-    /// A job by its id, whoever owns it.
+    /// A job by its id, whoever owns it; one that was deleted, too, for those who draw it or wait for
+    /// it must learn of its end.
     pub async fn job(&self, id: &str) -> Result<Option<Job>, StoreError> {
         Ok(sqlx::query_as(JOB).bind(id).fetch_optional(&self.read).await?)
     }

@@ -15,7 +15,7 @@ const KEPT_QUOTA: i64 = 90 * 24 * 60 * 60 * 1000;
 const KEPT_EVENTS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// The line of the audit trail by which a running service learns that it is to wake a login.
-const BY_HAND: &str = "woken by hand";
+pub(super) const BY_HAND: &str = "woken by hand";
 
 /// A line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -24,7 +24,7 @@ pub struct LoginRecord {
     pub at: i64,
     /// The login's label.
     pub login: String,
-    /// `rests`, `wakes`, `failed`, `rotated` or `killed`.
+    /// `rests`, `wakes`, `failed`, `rotated`, `killed` or `tested`.
     pub what: String,
     /// More of it, in words.
     pub detail: String,
@@ -126,6 +126,18 @@ impl Store {
         Ok(rows.into_iter().filter_map(rest).collect())
     }
 
+    /// Why the logins of the settings rest, those that do and not for faults; each reason once.
+    pub async fn rest_reasons(&self) -> Result<Vec<RestReason>, StoreError> {
+        let words: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT reason FROM login_rests WHERE until > ? AND reason <> 'faults' \
+             AND login IN (SELECT login FROM login_status) ORDER BY reason",
+        )
+        .bind(now())
+        .fetch_all(&self.read)
+        .await?;
+        Ok(words.iter().filter_map(|word| RestReason::of(word)).collect())
+    }
+
     /// When every login rests: until when the first does, in Unix seconds, as the worker told.
     pub async fn all_rest_until(&self) -> Result<Option<i64>, StoreError> {
         let until: Option<i64> = sqlx::query_scalar("SELECT all_rest_until FROM worker_status")
@@ -169,11 +181,9 @@ impl Store {
     /// was woken by hand counts no more.
     pub async fn login_quotas(&self) -> Result<Vec<(String, QuotaWindow)>, StoreError> {
         let rows: Vec<(String, String, u32, u8, Option<i64>)> = sqlx::query_as(
-            "SELECT login, quota, minutes, used, resets_at FROM login_quota AS q WHERE at = \
-             (SELECT max(at) FROM login_quota \
-              WHERE login = q.login AND quota = q.quota AND minutes = q.minutes) \
-             AND at > coalesce((SELECT max(at) FROM login_events \
-              WHERE login = q.login AND what = 'wakes' AND detail = ?), 0) \
+            "SELECT login, quota, minutes, used, resets_at FROM login_windows AS w \
+             WHERE at > coalesce((SELECT max(at) FROM login_events \
+              WHERE login = w.login AND what = 'wakes' AND detail = ?), 0) \
              ORDER BY login, quota, minutes",
         )
         .bind(BY_HAND)
@@ -237,14 +247,11 @@ impl Store {
 
     /// Removes what is older than anybody asks for.
     pub async fn forget_old_login_history(&self) -> Result<(), StoreError> {
-        // The newest row of a window is how it stands, however old.
-        sqlx::query(
-            "DELETE FROM login_quota AS q WHERE at < ?1 AND EXISTS (SELECT 1 FROM login_quota \
-             WHERE login = q.login AND quota = q.quota AND minutes = q.minutes AND at > q.at)",
-        )
-        .bind(now() - KEPT_QUOTA)
-        .execute(&self.write)
-        .await?;
+        // How a window stands is kept beside its history, however old.
+        sqlx::query("DELETE FROM login_quota WHERE at < ?1")
+            .bind(now() - KEPT_QUOTA)
+            .execute(&self.write)
+            .await?;
         sqlx::query("DELETE FROM login_events WHERE at < ?")
             .bind(now() - KEPT_EVENTS)
             .execute(&self.write)

@@ -3,10 +3,13 @@
 
 use sqlx::FromRow;
 
-use super::{Store, StoreError, now};
+use super::{Store, StoreError, logins::BY_HAND, now};
+use crate::codex::status::{Rest, RestReason, UNTIL_WOKEN};
 
 /// How long orders that were carried out are kept, in milliseconds.
 const KEPT: i64 = 30 * 24 * 60 * 60 * 1000;
+/// The longest rest that has an end, in milliseconds.
+const LONGEST_REST: i64 = 2 * 365 * 24 * 60 * 60 * 1000;
 
 /// What may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
@@ -45,6 +48,15 @@ pub struct Order {
     pub failed: bool,
     /// What came of it, in words.
     pub outcome: Option<String>,
+}
+
+/// The rest of an order, whose time is in milliseconds. Without one, or with one that nobody is
+/// going to wait for, it lasts until somebody ends it.
+#[must_use]
+pub fn rest_by_hand(until: Option<i64>) -> Rest {
+    let until = until.filter(|until| *until < now() + LONGEST_REST);
+    let until = until.map_or(UNTIL_WOKEN, |until| until / 1000);
+    Rest { until, reason: RestReason::ByHand, limit: None }
 }
 
 impl Store {
@@ -103,6 +115,23 @@ impl Store {
         .await?)
     }
 
+    /// The rests by hand that are not over, each with its login's label. They are known by the
+    /// orders: a rest that lasts longer takes their place among the others, and may end before them.
+    pub async fn rests_by_hand(&self) -> Result<Vec<(String, Rest)>, StoreError> {
+        let rows: Vec<(String, Option<i64>)> = sqlx::query_as(
+            "SELECT subject, until FROM orders AS o WHERE coalesce(until > ?1, 1) AND seq = \
+             (SELECT max(seq) FROM orders WHERE subject = o.subject AND what = 'rest_login' \
+              AND done_at IS NOT NULL AND NOT failed) \
+             AND NOT EXISTS (SELECT 1 FROM login_events WHERE login = o.subject \
+              AND what = 'wakes' AND detail = ?2 AND at >= o.done_at)",
+        )
+        .bind(now())
+        .bind(BY_HAND)
+        .fetch_all(&self.read)
+        .await?;
+        Ok(rows.into_iter().map(|(login, until)| (login, rest_by_hand(until))).collect())
+    }
+
     /// The newest order of this kind.
     pub async fn latest_order(&self, what: OrderKind) -> Result<Option<Order>, StoreError> {
         Ok(sqlx::query_as("SELECT * FROM orders WHERE what = ? ORDER BY seq DESC LIMIT 1")
@@ -144,5 +173,38 @@ mod tests {
         assert!(latest[0].failed && latest[0].outcome.as_deref() == Some("no such login"));
         let tested = store.latest_order(OrderKind::TestLogin).await.unwrap().unwrap();
         assert_eq!((tested.failed, tested.outcome.as_deref()), (false, Some("fine")));
+    }
+
+    #[tokio::test]
+    async fn a_rest_by_hand_is_known_by_its_order_until_it_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("x.db")).await.unwrap();
+        let soon = now() + 100_000;
+        for (login, until) in [
+            ("one", Some(soon + 5000)),
+            ("one", Some(soon)),
+            ("over", Some(now() - 1)),
+            ("for ever", None),
+            ("for years", Some(now() + 10 * 365 * 24 * 3_600_000)),
+            ("refused", Some(soon)),
+            ("woken", Some(soon)),
+            ("open", Some(soon)),
+        ] {
+            store.give_order(OrderKind::RestLogin, login, until).await.unwrap();
+        }
+        for order in store.open_orders().await.unwrap() {
+            match order.subject.as_str() {
+                "open" => {}
+                "refused" => store.close_order(order.seq, Err("no")).await.unwrap(),
+                _ => store.close_order(order.seq, Ok("yes")).await.unwrap(),
+            }
+        }
+        store.wake_login("woken").await.unwrap();
+        let mut known = store.rests_by_hand().await.unwrap();
+        known.sort_by(|one, other| one.0.cmp(&other.0));
+        let rest = |until| Rest { until, reason: RestReason::ByHand, limit: None };
+        let expected =
+            [("for ever", UNTIL_WOKEN), ("for years", UNTIL_WOKEN), ("one", soon / 1000)];
+        assert_eq!(known, expected.map(|(login, until)| (login.to_owned(), rest(until))));
     }
 }

@@ -46,6 +46,18 @@ impl Store {
         .await?)
     }
 
+    /// Did the operator delete this job, and may files of it still be there?
+    pub async fn is_deleted_with_files(&self, id: &str) -> Result<bool, StoreError> {
+        let row: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM jobs WHERE id = ? AND deleted_at IS NOT NULL AND purged_at IS NULL \
+             AND state NOT IN ('queued', 'running')",
+        )
+        .bind(id)
+        .fetch_optional(&self.read)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// First step of a removal: from now on the job shows no picture.
     pub async fn mark_expired(&self, id: &str) -> Result<(), StoreError> {
         sqlx::query("UPDATE jobs SET state = 'expired' WHERE id = ? AND state = 'succeeded'")

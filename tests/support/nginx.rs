@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{chromium::program, cannot_run, setup::free_port, wait_for};
+use super::{cannot_run, chromium::program, setup::free_port, wait_for};
 
 /// What becomes of the prefix on the way to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -103,7 +103,14 @@ fn look_at_rests(engine: &dyn Engine, progress: &Progress) -> Result<(), Failed>
     }
     let quota = |rest: &Rest| matches!(rest.reason, RestReason::Quota | RestReason::LowQuota);
     let of_quota = resting.iter().filter(|(_, rest)| quota(rest));
+    let mut by_hand = resting.iter().filter(|(_, rest)| rest.reason == RestReason::ByHand);
     Err(match of_quota.min_by_key(|(_, rest)| rest.until) {
+        None if by_hand.next().is_some() => Failed::of(
+            FailureCode::LoginsRest.as_str(),
+            "Every login is left alone, as somebody wished; `codex-image-service logins wake` ends \
+             that.",
+            None,
+        ),
         Some((label, rest)) => Failed::of(
             FailureCode::QuotaExceeded.as_str(),
             &format!(

@@ -27,7 +27,7 @@ Example:
   codex-image-service generate \"make it night\" --reference kite.png --size 1536x1024
   CODEX_IMAGE_SERVICE_KEY=cimg_… codex-image-service generate \"a kite\" --server http://nas:8000
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the quota is used up, 4 refused by the model or by \
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the quota is used up or every login rests, 4 refused by the model or by \
 OpenAI's safety system, 5 no valid login, 6 Codex is missing, 7 out of time, 130 interrupted.")]
 pub(super) struct Args {
     /// What to draw, 1 to 32,000 characters; - reads it from standard input. As an argument it can
@@ -105,7 +105,7 @@ impl Failed {
     /// A failure of Codex, by its code on the wire.
     fn of(code: &str, message: &str, retry_at: Option<i64>) -> Self {
         let kind = match code.parse() {
-            Ok(FailureCode::QuotaExceeded) => Code::Quota,
+            Ok(FailureCode::QuotaExceeded | FailureCode::LoginsRest) => Code::Quota,
             Ok(FailureCode::ModerationBlocked | FailureCode::ModelRefused) => Code::Refused,
             Ok(FailureCode::LoginExpired | FailureCode::NotLoggedIn) => Code::Login,
             Ok(FailureCode::CodexMissing) => Code::NoCodex,

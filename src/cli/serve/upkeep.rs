@@ -1,11 +1,16 @@
 //! What a service does beside its jobs: it says what stands in the way of drawing, removes what has
 //! expired, and tells the service manager that it is well. None of it holds up a job, or a stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{codex::Engine, config::Config, retention::Cleaner, store::Store, systemd};
+use crate::{
+    codex::Engine,
+    retention::{Cause, Cleaner},
+    store::{self, Store},
+    systemd,
+};
 
 /// Says in the log what stands in the way of drawing; the service starts all the same.
 pub(super) fn report_problems(engine: &dyn Engine) {
@@ -18,21 +23,13 @@ pub(super) fn report_problems(engine: &dyn Engine) {
 }
 
 pub(super) fn clean_up_regularly(
-    config: &Config,
-    store: &Store,
-    engine: &Arc<dyn Engine>,
+    interval: Option<Duration>,
+    cleaner: Arc<Cleaner>,
     draining: CancellationToken,
     tasks: &TaskTracker,
 ) {
-    let Some(interval) = config.cleanup_interval else { return };
-    let cleaner = Cleaner {
-        store: store.clone(),
-        engine: Arc::clone(engine),
-        generated_dir: config.generated_dir.clone(),
-        references_dir: config.references_dir(),
-        workdir: config.codex_workdir.clone(),
-    };
     tasks.spawn(async move {
+        let Some(interval) = interval else { return tell_next(&cleaner.store, None).await };
         let mut tick = tokio::time::interval(interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -43,7 +40,8 @@ pub(super) fn clean_up_regularly(
                 () = draining.cancelled() => return,
                 report = async {
                     tick.tick().await;
-                    cleaner.run(false).await
+                    tell_next(&cleaner.store, Some(interval)).await;
+                    cleaner.run_and_note(Cause::Schedule, false).await
                 } => report,
             };
             match report {
@@ -59,6 +57,15 @@ pub(super) fn clean_up_regularly(
             }
         }
     });
+}
+
+/// Tells the front when the next clean-up is.
+async fn tell_next(store: &Store, interval: Option<Duration>) {
+    let milliseconds = |interval: Duration| i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    let at = interval.map(|interval| store::now().saturating_add(milliseconds(interval)));
+    if let Err(error) = store.tell_next_cleanup(at).await {
+        tracing::error!(%error, "the front cannot be told of the next clean-up");
+    }
 }
 
 /// Says that all is well for as long as the store answers, when the service manager wants to know.

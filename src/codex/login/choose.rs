@@ -4,7 +4,7 @@
 use super::{Logins, fitness, now};
 use crate::codex::{
     Failure, FailureCode, auth, failures,
-    status::{Dispatch, Rest, RestReason},
+    status::{Dispatch, Rest, RestReason, UNTIL_WOKEN},
 };
 
 impl Logins {
@@ -54,12 +54,22 @@ impl Logins {
 
     /// Why none can be used, and until when.
     fn exhausted<'a>(rests: &(impl Iterator<Item = &'a Rest> + Clone)) -> Failure {
-        let quota = |rest: &&Rest| matches!(rest.reason, RestReason::Quota | RestReason::LowQuota);
-        let back = rests.clone().filter(quota).map(|rest| rest.until).min();
-        match back {
-            Some(back) => failures::exhausted(Some(back)),
-            None if rests.clone().next().is_some() => failures::expired(),
-            None => Failure::new(FailureCode::NotLoggedIn, "No other login can be used."),
+        let has = |reasons: &[RestReason]| rests.clone().any(|rest| reasons.contains(&rest.reason));
+        // The others end by what somebody does.
+        let ends = |rest: &&Rest| match rest.reason {
+            RestReason::Quota | RestReason::LowQuota => true,
+            RestReason::ByHand => rest.until < UNTIL_WOKEN,
+            RestReason::LoginExpired | RestReason::Faults => false,
+        };
+        let back = rests.clone().filter(ends).map(|rest| rest.until).min();
+        if has(&[RestReason::Quota, RestReason::LowQuota]) {
+            failures::exhausted(back)
+        } else if has(&[RestReason::ByHand]) {
+            failures::left_alone(back)
+        } else if has(&[RestReason::LoginExpired, RestReason::Faults]) {
+            failures::expired()
+        } else {
+            Failure::new(FailureCode::NotLoggedIn, "No other login can be used.")
         }
     }
 
@@ -125,6 +135,26 @@ mod tests {
         logins.judge(1, Err(&later), None);
         assert_eq!(logins.all_rest_until(), Some(back));
         assert_eq!(logins.choose(&[]).unwrap_err().retry_at, Some(back));
+    }
+
+    #[tokio::test]
+    async fn logins_left_alone_are_not_said_to_lack_quota() {
+        let (_dir, logins) = logins(&[Some(AUTH), Some(AUTH)]);
+        let (soon, later) = (now() + 100, now() + 200);
+        logins.leave_alone("0", later);
+        assert_eq!((label(&logins).await.as_str(), logins.all_rest_until()), ("1", None));
+        logins.leave_alone("1", UNTIL_WOKEN);
+        let refused = logins.choose(&[]).unwrap_err();
+        assert_eq!((refused.code, refused.retry_at), (FailureCode::LoginsRest, Some(later)));
+        assert_eq!(logins.all_rest_until(), Some(later));
+        logins.leave_alone("0", UNTIL_WOKEN);
+        assert_eq!(logins.choose(&[]).unwrap_err().retry_at, None, "nobody knows");
+        logins.wake("0");
+        assert_eq!(logins.choose(&[]), Ok(0));
+        let used_up = Failure { retry_at: Some(soon), ..failures::exhausted(None) };
+        logins.judge(0, Err(&used_up), None);
+        let refused = logins.choose(&[]).unwrap_err();
+        assert_eq!((refused.code, refused.retry_at), (FailureCode::QuotaExceeded, Some(soon)));
     }
 
     #[tokio::test]

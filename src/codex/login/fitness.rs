@@ -241,6 +241,31 @@ mod tests {
     }
 
     #[test]
+    fn a_rest_by_hand_is_ended_by_time_or_hand_alone() {
+        let rest = Rest { until: NOW + 100, reason: RestReason::ByHand, limit: None };
+        let mut login = Fitness::default();
+        login.begin(rest.clone(), false);
+        login.note_success();
+        login.note_quota(vec![window("codex", 1, NOW + 60)], 5, NOW);
+        login.forget_expiry();
+        for code in [FailureCode::CodexError, FailureCode::ModelRefused, FailureCode::NoImage] {
+            login.note_failure(&failed(code, None), None, NOW);
+        }
+        assert_eq!(login.rest(NOW + 99), Some(&rest));
+        assert_eq!(login.rest(NOW + 100), None);
+        // What lasts longer counts, and what is shorter is still there when that is taken back.
+        login.note_quota(vec![window("codex", 100, NOW + 200)], 5, NOW);
+        assert_eq!(login.rest(NOW).unwrap().reason, RestReason::Quota);
+        login.note_quota(vec![window("codex", 9, NOW + 200)], 5, NOW);
+        assert_eq!(login.rest(NOW), Some(&rest));
+        // Said again, the last word holds.
+        login.begin(Rest { until: NOW + 7, ..rest }, false);
+        assert_eq!((login.rest(NOW).unwrap().until, login.rest(NOW + 8)), (NOW + 7, None));
+        login.wake();
+        assert_eq!(login.rest(NOW), None);
+    }
+
+    #[test]
     fn what_numbers_said_before_a_restart_they_may_take_back() {
         let rest = |reason, until| Rest { until, reason, limit: Some("codex".into()) };
         let fresh = || vec![window("codex", 50, NOW + 60)];

@@ -52,18 +52,17 @@ impl Logins {
                     continue;
                 }
                 let now = now();
-                let before = slots.fitness[other].rest(now).is_some();
-                let rest = slots.fitness[other].note_failure(failure, limit, now);
-                if before && slots.fitness[other].rest(now).is_none() {
-                    news.push((other, LoginNews::Wakes));
-                }
+                // Told is the rest that counts, which may be another than the failure's.
+                let changed = change(&mut slots.fitness[other], now, |fitness| {
+                    fitness.note_failure(failure, limit, now);
+                });
                 if failure.code == FailureCode::LoginExpired {
                     slots.each[other].expired = auth::stamp(&self.homes[other].path);
                 }
                 if other == index && of_the_user {
                     news.push((other, LoginNews::Failed(failure.code)));
                 }
-                news.extend(rest.map(|rest| (other, LoginNews::Rests(rest))));
+                news.extend(changed.map(|changed| (other, changed)));
             }
         }
         self.tell(news);
@@ -126,7 +125,9 @@ impl Logins {
         let Some(index) = self.index(label) else { return };
         let stamp = auth::stamp(&self.homes[index].path);
         let mut slots = self.slots();
-        slots.fitness[index].note_quota(quota, self.min_quota_percent, now());
+        if !quota.is_empty() {
+            slots.fitness[index].note_quota(quota, self.min_quota_percent, now());
+        }
         let Some(rest) = rest else { return };
         if rest.reason == RestReason::LoginExpired {
             // Which file had expired is not stored, but since when: one that was written after that
@@ -136,6 +137,21 @@ impl Logins {
             slots.each[index].expired = Some(expired.unwrap_or_default());
         }
         slots.fitness[index].restore(rest);
+    }
+
+    /// Lets the login rest until then; by hand.
+    pub(in crate::codex) fn leave_alone(&self, label: &str, until: i64) {
+        let Some(index) = self.index(label) else { return };
+        let rest = Rest { until, reason: RestReason::ByHand, limit: None };
+        let counts = {
+            let (fitness, now) = (&mut self.slots().fitness[index], now());
+            fitness.begin(rest.clone(), false);
+            fitness.rest(now).cloned()
+        };
+        let mut news = vec![(index, LoginNews::Rests(rest.clone()))];
+        // The last that is told is the one that counts.
+        news.extend(counts.filter(|counts| *counts != rest).map(|c| (index, LoginNews::Rests(c))));
+        self.tell(news);
     }
 
     /// Ends the login's rests; by hand.
@@ -289,6 +305,31 @@ mod tests {
             logins.judge(0, if success { Ok(()) } else { Err(&refused) }, None);
             assert_eq!(reasons(&told), [None]);
         }
+    }
+
+    #[test]
+    fn the_rest_that_counts_is_the_last_that_is_told() {
+        let (_dir, logins, told) = observed();
+        logins.leave_alone("0", now() + 7200);
+        assert_eq!(reasons(&told), [Some(RestReason::ByHand)]);
+        // Of a picture that was on its way.
+        logins.judge(0, Err(&failures::exhausted(Some(now() + 3600))), None);
+        logins.judge(0, Ok(()), None);
+        assert_eq!(reasons(&told), []);
+        logins.leave_alone("0", now() + 1800);
+        assert_eq!(reasons(&told), [Some(RestReason::ByHand), Some(RestReason::Quota)]);
+        // What was told before a restart is told once more as it was, and takes nothing away.
+        let window = QuotaWindow {
+            limit: "codex".into(),
+            minutes: 300,
+            used_percent: 1,
+            resets_at: Some(now() + 60),
+        };
+        logins.note_quota(0, vec![window.clone()]);
+        let rest = Rest { until: now() + 9000, reason: RestReason::ByHand, limit: None };
+        logins.restore("0", Some(rest.clone()), Vec::new());
+        assert_eq!((logins.quota(0), reasons(&told)), (vec![window], vec![]));
+        assert_eq!(logins.statuses()[0].rest, Some(rest));
     }
 
     #[test]

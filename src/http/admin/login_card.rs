@@ -167,6 +167,7 @@ fn rest_words(t: &Texts, rest: &Rest) -> String {
         RestReason::LowQuota => t.rest_low_quota,
         RestReason::LoginExpired => t.rest_expired,
         RestReason::Faults => t.rest_faults,
+        RestReason::ByHand => t.rest_by_hand,
     };
     rest.limit.as_ref().map_or_else(|| why.to_owned(), |limit| format!("{why} ({limit})"))
 }

@@ -105,6 +105,7 @@ texts! {
     rest_low_quota: "little quota is left",
     rest_expired: "its session has expired",
     rest_faults: "it failed several times in a row",
+    rest_by_hand: "somebody wants it left alone",
     test: "Test",
     rest: "Rest",
     rest_for: "Rest for",

@@ -105,7 +105,8 @@ impl ApiError {
             Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
             }
-            Self::QuotaExhausted { retry_at } => add_retry_after(dress, headers, *retry_at),
+            Self::QuotaExhausted { retry_at } => add_retry_after(dress, headers, Some(*retry_at)),
+            Self::LoginsRest { retry_at } => add_retry_after(dress, headers, *retry_at),
             Self::ShuttingDown { job: Some(job) } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
                 add_status(headers, job);
@@ -123,8 +124,9 @@ impl ApiError {
                 if cancelled || joins || is_hopeless(code) {
                     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
                 }
-                if let Some(retry_at) = job.retry_at {
-                    add_retry_after(dress, headers, retry_at);
+                let rests = code == FailureCode::LoginsRest.as_str();
+                if job.retry_at.is_some() || rests {
+                    add_retry_after(dress, headers, job.retry_at);
                 }
             }
             Self::StillRunning { job } => {
@@ -147,12 +149,15 @@ fn add_status(headers: &mut HeaderMap, job: &str) {
     respond::set(headers, header::LOCATION, &respond::job_path(job));
 }
 
-/// When trying again makes sense. OpenAI's clients repeat by themselves within a minute, whatever a
-/// longer `Retry-After` says: a limit of that length is not worth their while.
-fn add_retry_after(dress: Dress, headers: &mut HeaderMap, retry_at: i64) {
-    let seconds = respond::seconds_until(retry_at);
-    headers.insert(header::RETRY_AFTER, seconds.into());
-    if dress == Dress::OpenAi && seconds > LONGEST_RETRY {
+/// When trying again makes sense; None: nobody knows, not soon. OpenAI's clients repeat by
+/// themselves within a minute, whatever a longer `Retry-After` says: a limit of that length is not
+/// worth their while.
+fn add_retry_after(dress: Dress, headers: &mut HeaderMap, retry_at: Option<i64>) {
+    let seconds = retry_at.map(respond::seconds_until);
+    if let Some(seconds) = seconds {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if dress == Dress::OpenAi && seconds.is_none_or(|seconds| seconds > LONGEST_RETRY) {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
 }
@@ -169,6 +174,7 @@ fn is_hopeless(code: &str) -> bool {
         ) => true,
         Ok(
             FailureCode::QuotaExceeded
+            | FailureCode::LoginsRest
             | FailureCode::NoImage
             | FailureCode::DuplicateImage
             | FailureCode::Timeout

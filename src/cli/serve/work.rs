@@ -1,0 +1,145 @@
+//! The worker's half of a service: the worker itself, and what works with its engine beside it. All
+//! of it ends when the worker drains; what tells of the logins ends last.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{bells::WorkBell, upkeep};
+use crate::{
+    codex::Engine,
+    config::{Config, EngineChoice},
+    logins::{self, News, Wanted},
+    orders::Orders,
+    queue::{
+        bell::{self, Doorbell},
+        worker::{self, Workshop},
+    },
+    retention::Cleaner,
+    store::Store,
+    telemetry::Metrics,
+    tell,
+};
+
+/// The bells of a worker.
+pub(super) struct Bells {
+    /// Its own.
+    pub(super) worker: Doorbell,
+    /// Where that is heard.
+    pub(super) work_to_do: Option<WorkBell>,
+    /// The front's.
+    pub(super) front: Doorbell,
+}
+
+/// What works beside the worker.
+pub(super) struct Beside {
+    engine: Arc<dyn Engine>,
+    tasks: TaskTracker,
+    keeper: JoinHandle<()>,
+    keeping: CancellationToken,
+}
+
+/// Starts the worker and what belongs to it.
+pub(super) fn start(
+    config: &Config,
+    store: &Store,
+    (engine, news): (Arc<dyn Engine>, News),
+    bells: Bells,
+    metrics: &Arc<Metrics>,
+    draining: &CancellationToken,
+    hurry: &CancellationToken,
+) -> (JoinHandle<io::Result<()>>, Beside) {
+    let (tasks, keeping) = (TaskTracker::new(), CancellationToken::new());
+    // Something about a login may have changed; an order was given; this worker is the only one.
+    let (changed, given) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (on_duty, duty) = watch::channel(false);
+    if config.codex_keep_alive && config.codex_engine != EngineChoice::Exec {
+        tasks.spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
+    }
+    let keeper = tokio::spawn(logins::keep(
+        store.clone(),
+        Arc::clone(&engine),
+        news,
+        Arc::clone(&changed),
+        duty.clone(),
+        keeping.clone(),
+    ));
+    upkeep::report_problems(engine.as_ref());
+    let cleaner = Arc::new(Cleaner::new(config, store.clone(), Arc::clone(&engine)));
+    let interval = config.cleanup_interval;
+    upkeep::clean_up_regularly(interval, Arc::clone(&cleaner), draining.clone(), &tasks);
+    let orders = Orders {
+        store: store.clone(),
+        engine: Arc::clone(&engine),
+        cleaner,
+        bell: bells.worker,
+        given: Arc::clone(&given),
+        changed: Arc::clone(&changed),
+    };
+    let (begin, first) = oneshot::channel();
+    tasks.spawn(orders.carry_out(first, draining.clone()));
+    let told = Arc::clone(&engine);
+    tasks.spawn(tell::front(store.clone(), told, changed, duty, draining.clone()));
+
+    let shop = workshop(config, store, Arc::clone(&engine), bells.front, given, metrics);
+    let (heard, lock, grace) = (bells.work_to_do, config.worker_lock(), config.shutdown_grace);
+    let (draining, hurry) = (draining.clone(), hurry.clone());
+    let worker = tokio::spawn(async move {
+        let Some(heard) = heard else { return Ok(()) };
+        let (store, engine) = (shop.store.clone(), Arc::clone(&shop.engine));
+        let bell = async move || {
+            // Nobody else works on the state any more, and what comes from here on is news.
+            let wanted = Wanted::new(&store).await;
+            logins::restore(&store, engine.as_ref()).await.map_err(io::Error::other)?;
+            on_duty.send_replace(true);
+            let _ = begin.send(wanted);
+            match heard {
+                WorkBell::Within(listener) => Ok(listener),
+                WorkBell::At(path) => bell::listen(&path),
+            }
+        };
+        worker::work(shop, &lock, bell, draining, hurry, grace).await
+    });
+    (worker, Beside { engine, tasks, keeper, keeping })
+}
+
+impl Beside {
+    /// Waits for the end of all of it; the worker has drained.
+    pub(super) async fn end(self) {
+        // Also when there was no worker at work, or it failed: nobody cuts off a refresh.
+        self.engine.close().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.keeping.cancel();
+        let _ = self.keeper.await;
+    }
+}
+
+fn workshop(
+    config: &Config,
+    store: &Store,
+    engine: Arc<dyn Engine>,
+    front_bell: Doorbell,
+    orders: Arc<Notify>,
+    metrics: &Arc<Metrics>,
+) -> Workshop {
+    let (turns, jobs) = (Arc::clone(metrics), Arc::clone(metrics));
+    Workshop {
+        store: store.clone(),
+        engine,
+        concurrency: config.codex_worker_concurrency,
+        generated_dir: config.generated_dir.clone(),
+        workdir: config.codex_workdir.clone(),
+        references_dir: config.references_dir(),
+        patience: config.request_wait_timeout,
+        retention: config.image_retention,
+        front_bell,
+        orders,
+        on_turn: Arc::new(move |took| turns.codex_ran(took)),
+        on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
+    }
+}
