@@ -78,6 +78,9 @@ pub fn refusal(text: &str) -> Option<&'static str> {
     if is_hash(text) {
         return Hash::parse(text).err();
     }
+    if text.contains(char::is_control) {
+        return Some("holds a control character, which no form can send");
+    }
     // `$argon2id$v=19$m=1,t=1,p=1$…` without what begins with a dollar sign.
     let robbed = text.contains(",t=") && text.contains(",p=");
     robbed.then_some(
@@ -369,6 +372,7 @@ mod tests {
             (&good.replace("m=64,t=1", "m=1048576,t=9"), "too long"),
             ("=19=64,t=1,p=1", "dollar"),
             (&"x".repeat(1025), "1024"),
+            ("two\nlines", "control"),
         ] {
             assert!(refusal(broken).is_some_and(|said| said.contains(why)), "{broken}");
         }

@@ -140,15 +140,18 @@ fn a_cookie_of_another_service_is_none() {
 #[test]
 fn what_a_page_fetches_is_not_led_to_the_sign_in() {
     let service = Setup::admin().start();
-    let status = |method, headers: &[(&str, &str)]| {
-        let reply = service.request_bare(method, "/admin/keys", headers, None);
+    let answer = |method, path, headers: &[(&str, &str)]| {
+        let reply = service.request_bare(method, path, headers, None);
         (reply.status, reply.header("location").map(str::to_owned))
     };
+    let status = |method, headers: &[(&str, &str)]| answer(method, "/admin/keys", headers);
     let led = (303, Some("/admin/login?next=%2Fkeys".to_owned()));
     assert_eq!(status("GET", &[]), led);
     assert_eq!(status("HEAD", &[]), led);
     assert_eq!(status("GET", &[("sec-fetch-mode", "navigate")]), led);
-    assert_eq!(status("POST", &[]), (303, Some("/admin/login".to_owned())));
+    let to_sign_in = (303, Some("/admin/login".to_owned()));
+    assert_eq!(answer("POST", "/admin/api-keys", &[]), to_sign_in);
+    assert_eq!(answer("GET", "/admin", &[]), to_sign_in);
     for fetched in [
         ("sec-fetch-mode", "no-cors"),
         ("sec-fetch-mode", "cors"),

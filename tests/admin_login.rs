@@ -258,6 +258,17 @@ fn a_session_secret_that_others_can_read_is_made_anew() {
     assert_eq!(service.log().matches("the session secret was broken").count(), 3);
 }
 
+#[test]
+fn a_session_secret_that_is_no_file_of_ours_stops_the_start() {
+    let service = Setup::admin().stopped();
+    let file = service.state_dir().join("session-secret");
+    std::os::unix::fs::symlink("/etc/hostname", &file).unwrap();
+    let output = service.run(&["serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains(file.to_str().unwrap()), "{}", words(&output));
+    assert!(file.is_symlink());
+}
+
 // The password
 
 #[test]
@@ -382,6 +393,12 @@ fn a_start_hashes_nothing() {
     Browser::signed_in(&service);
     let after = process::peak_kib(service.pid()).unwrap();
     assert!(after > before + MUCH, "{before} KiB, and {after} KiB after a sign-in");
+    // And all of it is given back, after the second and the third as well.
+    for _ in 0..2 {
+        Browser::signed_in(&service);
+    }
+    let kept = process::resident_kib(service.pid()).unwrap();
+    assert!(kept < resident + MUCH / 4, "{resident} KiB, and {kept} KiB after sign-ins");
 }
 
 #[test]
