@@ -174,6 +174,10 @@ macro_rules! row_columns {
     };
 }
 
+const IN_A_LIST: &str =
+    row_columns!("substr(j.prompt, 1, 240) AS prompt, length(j.prompt) > 240 AS is_cut");
+const IN_FULL: &str = row_columns!("j.prompt AS prompt, 0 AS is_cut");
+
 impl Store {
     /// A page of all jobs that are not deleted, newest first, beginning before a cursor.
     pub async fn history(
@@ -206,14 +210,8 @@ impl Store {
             return Ok(HistoryPage::default());
         };
         let floor = filter.span().map_or(bottom, |span| bottom.max(top.saturating_sub(span)));
-        let mut query = QueryBuilder::new(if in_full {
-            row_columns!("j.prompt AS prompt, 0 AS is_cut")
-        } else {
-            row_columns!("substr(j.prompt, 1, 240) AS prompt, length(j.prompt) > 240 AS is_cut")
-        });
-        filter.push(&mut query, floor, top);
-        let order = if filter.login.is_some() { "t.job_seq" } else { "j.seq" };
-        query.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let columns = if in_full { IN_FULL } else { IN_A_LIST };
+        let mut query = filter.query(columns, floor, top, i64::from(limit) + 1);
         let mut rows: Vec<HistoryRow> = query.build_query_as().fetch_all(&self.read).await?;
         let has_more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
@@ -339,6 +337,15 @@ impl HistoryFilter {
         }
     }
 
+    /// The wanted jobs between two places, newest first.
+    fn query(&self, columns: &str, floor: i64, top: i64, limit: i64) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::new(columns);
+        self.push(&mut query, floor, top);
+        let order = if self.login.is_some() { "t.job_seq" } else { "j.seq" };
+        query.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(limit);
+        query
+    }
+
     fn push(&self, query: &mut QueryBuilder<Sqlite>, floor: i64, top: i64) {
         // The order of the tables and the index are ours: the planner knows nothing of their sizes.
         if let Some(login) = &self.login {
@@ -359,9 +366,12 @@ impl HistoryFilter {
                      AND o.position < t.position AND o.login = t.login)",
                 );
         } else {
+            let has_both = self.key.is_some() && self.state.is_some_and(JobState::is_final);
             query
+                .push("FROM jobs j ")
+                .push(if has_both { "INDEXED BY jobs_by_key_and_state " } else { "" })
                 .push(
-                    "FROM jobs j CROSS JOIN api_keys k ON k.id = j.api_key_id \
+                    "CROSS JOIN api_keys k ON k.id = j.api_key_id \
                      WHERE j.deleted_at IS NULL AND j.seq >= ",
                 )
                 .push_bind(floor)
@@ -502,6 +512,40 @@ mod tests {
             }
             assert_eq!(found.len(), expected, "{filter:?}");
             assert!(found.is_sorted_by(|one, next| one > next), "{found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_index_leads_to_every_page() {
+        let (_dir, store) = store(3).await;
+        let explain = format!("EXPLAIN QUERY PLAN {IN_A_LIST}");
+        let all = HistoryFilter::default();
+        let key = || Some("a".to_owned());
+        for (filter, index) in [
+            (all.clone(), "jobs_by_seq"),
+            (HistoryFilter { state: Some(JobState::Failed), ..all.clone() }, "jobs_by_state"),
+            (HistoryFilter { state: Some(JobState::Queued), ..all.clone() }, "jobs_queued"),
+            (HistoryFilter { key: key(), ..all.clone() }, "jobs_by_key"),
+            (
+                HistoryFilter { key: key(), state: Some(JobState::Failed), ..all.clone() },
+                "jobs_by_key_and_state",
+            ),
+            (HistoryFilter { login: Some("one".into()), ..all.clone() }, "turns_by_login"),
+            (HistoryFilter { text: Some("img_012345".into()), ..all }, ""),
+        ] {
+            let plan: Vec<(i64, i64, i64, String)> = filter
+                .query(&explain, 1, 9, 9)
+                .build_query_as()
+                .fetch_all(&store.read)
+                .await
+                .unwrap();
+            let plan: Vec<_> = plan.into_iter().map(|step| step.3).collect();
+            let plan = plan.join("\n");
+            let index = index.replace("jobs_by_seq", "INTEGER PRIMARY KEY");
+            assert!(plan.contains(&index), "{filter:?}: {plan}");
+            // Those of a row's own turns and files, of which there are few, may be sorted.
+            assert!(!plan.contains("SCAN j\n") && !plan.contains("SCAN t\n"), "{filter:?}: {plan}");
+            assert!(!plan.contains("USE TEMP B-TREE FOR ORDER BY"), "{filter:?}: {plan}");
         }
     }
 
