@@ -145,6 +145,25 @@ INSERT INTO turns_by_hour
     SELECT finished_at / 3600000, coalesce(login, ''), sum(state = 'succeeded'), sum(state = 'failed')
     FROM turns WHERE finished_at IS NOT NULL AND state IN ('succeeded', 'failed') GROUP BY 1, 2;
 
+-- How each window stands: the newest row of `login_quota`, whose history is long.
+CREATE TABLE login_windows (
+    login     TEXT    NOT NULL,
+    quota     TEXT    NOT NULL,
+    minutes   INTEGER NOT NULL,
+    at        INTEGER NOT NULL,
+    used      INTEGER NOT NULL,
+    resets_at INTEGER,
+    PRIMARY KEY (login, quota, minutes)
+) STRICT, WITHOUT ROWID;
+INSERT INTO login_windows
+    SELECT login, quota, minutes, max(at), used, resets_at FROM login_quota
+    GROUP BY login, quota, minutes;
+
+CREATE TRIGGER quota_told AFTER INSERT ON login_quota BEGIN
+    INSERT OR REPLACE INTO login_windows
+        VALUES (NEW.login, NEW.quota, NEW.minutes, NEW.at, NEW.used, NEW.resets_at);
+END;
+
 CREATE TRIGGER job_accepted AFTER INSERT ON jobs BEGIN
     UPDATE api_keys SET jobs = jobs + 1 WHERE id = NEW.api_key_id;
 END;

@@ -295,6 +295,7 @@ fn the_tables_are_strict_and_their_rows_belong_together() {
         "login_quota",
         "login_rests",
         "login_status",
+        "login_windows",
         "orders",
         "stored_images",
         "turns",

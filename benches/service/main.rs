@@ -19,6 +19,7 @@ mod memory;
 mod nginx;
 mod notice;
 mod overhead;
+mod pages;
 mod routes;
 mod start;
 mod stats;
@@ -44,7 +45,7 @@ struct Measurement {
     run: fn() -> Result<Vec<Row>, String>,
 }
 
-const ALL: [Measurement; 13] = [
+const ALL: [Measurement; 15] = [
     Measurement { name: "start", what: "from the start to the first 200", run: start::rows },
     Measurement { name: "rss", what: "memory when idle", run: memory::idle },
     Measurement { name: "health", what: "/health a second", run: routes::health },
@@ -65,6 +66,8 @@ const ALL: [Measurement; 13] = [
         what: "memory of Codex after 200 large pictures",
         run: codex_memory::rows,
     },
+    Measurement { name: "pages", what: "admin pages over a million jobs", run: pages::long },
+    Measurement { name: "search", what: "words in 100,000 jobs", run: pages::search },
     Measurement { name: "cancel", what: "from a DELETE to the dropped request", run: cancel::rows },
 ];
 

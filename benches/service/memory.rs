@@ -71,7 +71,7 @@ fn body() -> Vec<u8> {
 }
 
 /// A field of `/proc`, in bytes.
-fn bytes(service: &Service, field: &str) -> Result<u64, String> {
+pub fn bytes(service: &Service, field: &str) -> Result<u64, String> {
     let status = fs::read_to_string(format!("/proc/{}/status", service.pid()));
     let status = status.map_err(|why| why.to_string())?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -79,7 +79,7 @@ fn bytes(service: &Service, field: &str) -> Result<u64, String> {
     kib.map(|kib| kib * 1024).ok_or_else(|| format!("no {field} in /proc"))
 }
 
-fn mb(bytes: u64) -> String {
+pub fn mb(bytes: u64) -> String {
     let tenths = bytes / 100_000;
     format!("{}.{} MB", tenths / 10, tenths % 10)
 }

@@ -17,7 +17,11 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use super::{App, respond};
+use super::{
+    App,
+    error::{ApiError, ErrorBody},
+    respond,
+};
 use crate::{
     codex::status::{RestReason, UNTIL_WOKEN},
     images,
@@ -214,13 +218,19 @@ async fn worker_is_there(app: &App) -> bool {
     operation_id = "home",
     tag = "Service",
     security(()),
-    responses((status = 303, description = "`Location` is the admin pages.")),
+    responses(
+        (status = 303, description = "`Location` is the admin pages."),
+        (status = 404, description = "`not_found`: there are none (`ADMIN=off`).", body = ErrorBody),
+    ),
 )]
-pub(super) async fn to_the_pages(State(app): State<App>) -> Response {
+pub(super) async fn to_the_pages(State(app): State<App>) -> Result<Response, ApiError> {
+    if !app.admin.is_on {
+        return Err(ApiError::NoRoute);
+    }
     let target = format!("{}/admin", app.admin_url_prefix);
     let mut response = StatusCode::SEE_OTHER.into_response();
     respond::set(response.headers_mut(), header::LOCATION, &target);
-    response
+    Ok(response)
 }
 
 #[cfg(test)]

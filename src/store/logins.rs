@@ -181,11 +181,9 @@ impl Store {
     /// was woken by hand counts no more.
     pub async fn login_quotas(&self) -> Result<Vec<(String, QuotaWindow)>, StoreError> {
         let rows: Vec<(String, String, u32, u8, Option<i64>)> = sqlx::query_as(
-            "SELECT login, quota, minutes, used, resets_at FROM login_quota AS q WHERE at = \
-             (SELECT max(at) FROM login_quota \
-              WHERE login = q.login AND quota = q.quota AND minutes = q.minutes) \
-             AND at > coalesce((SELECT max(at) FROM login_events \
-              WHERE login = q.login AND what = 'wakes' AND detail = ?), 0) \
+            "SELECT login, quota, minutes, used, resets_at FROM login_windows AS w \
+             WHERE at > coalesce((SELECT max(at) FROM login_events \
+              WHERE login = w.login AND what = 'wakes' AND detail = ?), 0) \
              ORDER BY login, quota, minutes",
         )
         .bind(BY_HAND)
@@ -249,14 +247,11 @@ impl Store {
 
     /// Removes what is older than anybody asks for.
     pub async fn forget_old_login_history(&self) -> Result<(), StoreError> {
-        // The newest row of a window is how it stands, however old.
-        sqlx::query(
-            "DELETE FROM login_quota AS q WHERE at < ?1 AND EXISTS (SELECT 1 FROM login_quota \
-             WHERE login = q.login AND quota = q.quota AND minutes = q.minutes AND at > q.at)",
-        )
-        .bind(now() - KEPT_QUOTA)
-        .execute(&self.write)
-        .await?;
+        // How a window stands is kept beside its history, however old.
+        sqlx::query("DELETE FROM login_quota WHERE at < ?1")
+            .bind(now() - KEPT_QUOTA)
+            .execute(&self.write)
+            .await?;
         sqlx::query("DELETE FROM login_events WHERE at < ?")
             .bind(now() - KEPT_EVENTS)
             .execute(&self.write)

@@ -13,6 +13,7 @@ pub mod chromium;
 pub mod codex;
 pub mod db;
 pub mod fake;
+pub mod history;
 pub mod home;
 pub mod http;
 pub mod lab;

@@ -63,6 +63,8 @@ const NOT_KEPT: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What the pages have beside the API's world.
 pub(super) struct Admin {
+    /// See `ADMIN`.
+    pub(super) is_on: bool,
     pub(super) sign_in: SignIn,
     fresh_keys: FreshKeys,
     thumbnails: Semaphore,
@@ -79,6 +81,7 @@ impl Admin {
     /// Nothing is hashed and nobody is asked yet.
     pub(super) fn new(config: &Config, store: &Store) -> Self {
         Self {
+            is_on: config.admin,
             sign_in: SignIn::new(config, store.clone()),
             fresh_keys: FreshKeys::default(),
             thumbnails: Semaphore::new(THUMBNAILS_AT_ONCE),
