@@ -78,6 +78,9 @@ pub fn refusal(text: &str) -> Option<&'static str> {
     if is_hash(text) {
         return Hash::parse(text).err();
     }
+    if text.contains(char::is_control) {
+        return Some("holds a control character, which no form can send");
+    }
     // `$argon2id$v=19$m=1,t=1,p=1$…` without what begins with a dollar sign.
     let robbed = text.contains(",t=") && text.contains(",p=");
     robbed.then_some(
@@ -216,7 +219,7 @@ impl AdminPassword {
                 Ok(format!("{}\n", password.expose()).into_bytes())
             },
         )?;
-        if file.mode & 0o077 != 0 {
+        if !file.is_private {
             tracing::warn!(file = %self.file.display(), "others than its owner can read the file");
         }
         let made = file.came != Came::Found;
@@ -276,12 +279,9 @@ impl AdminPassword {
             return Ok(true);
         }
         if store.set_admin_password(&verified.0, false).await? {
-            let in_file = self.file.exists().then(|| self.file.display());
-            match in_file {
-                Some(file) => tracing::info!(
-                    %file, "the password's hash is in the database now; the file can be deleted"
-                ),
-                None => tracing::info!("the password's hash is in the database now"),
+            tracing::info!("the hash of the admin pages' password is in the database now");
+            if self.file.exists() {
+                tracing::info!(file = %self.file.display(), "the file can be deleted");
             }
             return Ok(true);
         }
@@ -372,6 +372,7 @@ mod tests {
             (&good.replace("m=64,t=1", "m=1048576,t=9"), "too long"),
             ("=19=64,t=1,p=1", "dollar"),
             (&"x".repeat(1025), "1024"),
+            ("two\nlines", "control"),
         ] {
             assert!(refusal(broken).is_some_and(|said| said.contains(why)), "{broken}");
         }

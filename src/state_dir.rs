@@ -6,13 +6,13 @@
 //! the marker names the database's own instance.
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use crate::config::Config;
 
@@ -75,8 +75,8 @@ pub(crate) fn make_file(path: &Path) -> io::Result<()> {
 /// A small file of this user's own, and whether it was there.
 pub(crate) struct PrivateFile {
     pub(crate) content: Vec<u8>,
-    /// The mode bits of all users.
-    pub(crate) mode: u32,
+    /// Nobody else can open it.
+    pub(crate) is_private: bool,
     pub(crate) came: Came,
 }
 
@@ -91,11 +91,11 @@ pub(crate) enum Came {
     Replaced,
 }
 
-/// Reads a file of secrets, at most 4 KiB of it; one that is missing or does not fit is made anew,
-/// for this user alone. When several processes come at once, all get what one of them made.
+/// Reads a file of secrets, at most 4 KiB of it; one that is missing, or that does not fit by its
+/// content and by whether it is private, is made anew, for this user alone. When several processes come at once, all get what one of them made.
 pub(crate) fn private_file(
     path: &Path,
-    fits: impl Fn(&[u8], &Metadata) -> bool,
+    fits: impl Fn(&[u8], bool) -> bool,
     make: impl Fn() -> io::Result<Vec<u8>>,
 ) -> io::Result<PrivateFile> {
     private(path, fits, make).map_err(|error| named(path, &error))
@@ -103,7 +103,7 @@ pub(crate) fn private_file(
 
 fn private(
     path: &Path,
-    fits: impl Fn(&[u8], &Metadata) -> bool,
+    fits: impl Fn(&[u8], bool) -> bool,
     make: impl Fn() -> io::Result<Vec<u8>>,
 ) -> io::Result<PrivateFile> {
     const MOST: u64 = 4096;
@@ -129,9 +129,10 @@ fn private(
         }
         let mut content = Vec::new();
         (&file).take(MOST).read_to_end(&mut content)?;
-        if fits(&content, &metadata) {
-            let mode = metadata.permissions().mode();
-            return Ok(PrivateFile { content, mode, came: Came::Found });
+        let mode = Mode::from_raw_mode(metadata.permissions().mode());
+        let is_private = !mode.intersects(Mode::RWXG | Mode::RWXO);
+        if fits(&content, is_private) {
+            return Ok(PrivateFile { content, is_private, came: Came::Found });
         }
         let came = if content.is_empty() { Came::Made } else { Came::Replaced };
         let content = make()?;
@@ -144,7 +145,7 @@ fn private(
         }
         to_make.open(&new)?.write_all(&content)?;
         fs::rename(&new, path)?;
-        return Ok(PrivateFile { content, mode: PRIVATE_FILE, came });
+        return Ok(PrivateFile { content, is_private: true, came });
     }
 }
 
@@ -269,9 +270,7 @@ mod tests {
     fn a_private_file_is_made_once_however_many_come() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        let fits = |content: &[u8], metadata: &Metadata| {
-            content.len() == 32 && metadata.permissions().mode() & 0o077 == 0
-        };
+        let fits = |content: &[u8], is_private| is_private && content.len() == 32;
         let open = || {
             private_file(&path, fits, || {
                 let mut content = vec![0; 32];

@@ -74,7 +74,7 @@ fn every_filter_finds_what_the_database_holds() {
         assert_eq!(pages, expected.len().div_ceil(30).max(1), "{query}");
     }
     let id = format!("img_{:032x}", 77);
-    assert_eq!(all(&mut browser, &format!("q={id}")).0, [id.clone()]);
+    assert_eq!(all(&mut browser, &format!("q={id}")).0, std::slice::from_ref(&id));
     assert_eq!(all(&mut browser, &format!("q={}", &id[..34])).0.len(), 255);
 }
 
@@ -131,7 +131,7 @@ fn an_export_holds_the_filtered_jobs_and_no_formula() {
     let lines: Vec<Value> = reply.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), JOBS as usize);
     assert_eq!(lines[JOBS as usize - 17]["key"], "@SUM(1)", "as it is, for programs");
-    assert!(lines[1]["pictures"].as_str().unwrap().ends_with(".png"));
+    assert!(lines[1]["pictures"].as_str().unwrap().contains("/generated/img_"));
     assert!(lines[0]["created_at"].as_str().unwrap() > lines[1]["created_at"].as_str().unwrap());
 }
 

@@ -339,9 +339,9 @@ fn an_open_job_is_followed_cancelled_and_deleted() {
     let mut events = service.connect();
     let path = format!("/admin/image-requests/{id}/events");
     events.send("GET", &path, &[("cookie", &cookie)], None).unwrap();
-    let head = events.head().unwrap();
-    assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    assert_eq!(head.header("x-accel-buffering"), Some("no"));
+    let begin = events.head().unwrap();
+    assert_eq!(begin.header("content-type"), Some("text/event-stream"));
+    assert_eq!(begin.header("x-accel-buffering"), Some("no"));
     let mut heard = String::new();
     while !heard.contains("event: phase") {
         heard += &String::from_utf8(events.read_some().unwrap()).unwrap();

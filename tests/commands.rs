@@ -23,7 +23,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Endpoint, Service, Setup, process, temp_dir, wait_for};
+use support::{Endpoint, Service, Setup, admin::form, process, temp_dir, wait_for};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-image-service");
 
@@ -67,8 +67,17 @@ impl Drop for Running {
 #[test]
 fn every_command_explains_itself() {
     let service = Setup::painter().stopped();
-    let commands: [&[&str]; 7] =
-        [&[], &["serve"], &["demo"], &["keys"], &["cleanup"], &["check-config"], &["healthcheck"]];
+    let commands: [&[&str]; 9] = [
+        &[],
+        &["serve"],
+        &["demo"],
+        &["keys"],
+        &["admin"],
+        &["admin", "reset-password"],
+        &["cleanup"],
+        &["check-config"],
+        &["healthcheck"],
+    ];
     for command in commands {
         let output = service.run(&[command, &["--help"]].concat());
         let help = out(&output);
@@ -224,6 +233,19 @@ fn the_demos_line_works_when_pasted() {
     assert_eq!(image::guess_format(&picture.stdout).unwrap(), image::ImageFormat::Png);
     image::load_from_memory(&picture.stdout).unwrap();
     assert_eq!(demo.running.stop(Signal::TERM).code(), Some(0));
+}
+
+#[test]
+fn the_demo_tells_the_way_to_its_pages() {
+    let demo = Demo::start();
+    let said = demo.after("Pages:");
+    let (url, rest) = said.split_once("/admin  user name ").unwrap();
+    let (user, password) = rest.split_once(", password ").unwrap();
+    let endpoint = Endpoint::Tcp(url.strip_prefix("http://").unwrap().parse().unwrap());
+    let body = form(&[("username", user), ("password", password)]);
+    let headers = [("content-type", "application/x-www-form-urlencoded"), ("origin", url)];
+    let reply = endpoint.request("POST", "/admin/login", &headers, Some(body.as_bytes())).unwrap();
+    assert_eq!(reply.expect(303).header("location"), Some("/admin"));
 }
 
 #[test]

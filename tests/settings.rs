@@ -259,6 +259,29 @@ fn secrets_that_everybody_knows_are_refused() {
 }
 
 #[test]
+fn the_password_may_be_an_argon2_hash() {
+    let bench = Bench::new();
+    let hash = |costs: &str| {
+        format!("$argon2id$v=19${costs}$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc")
+    };
+    let good = hash("m=65536,t=2,p=1");
+    assert_eq!(bench.setting(&[("ADMIN_PASSWORD", &good)], &[], "ADMIN_PASSWORD").0, "(hidden)");
+    for (wrong, why) in [
+        (&good[..good.len() - 40], "not a whole Argon2 hash"),
+        (&hash("m=2097152,t=1,p=1"), "more than 1 GiB of memory"),
+        (&hash("m=65536,t=999999,p=1"), "too long to check"),
+        ("=19=65536,t=2,p=1", "dollar signs were taken for variables"),
+    ] {
+        let said = bench.complaint(&[("ADMIN_PASSWORD", wrong)], &[]);
+        assert!(said.starts_with("ADMIN_PASSWORD = (hidden) (environment): "), "{said}");
+        assert!(said.contains(why) && !said.contains("65536"), "{said}");
+    }
+    // In a `.env` a dollar sign is one.
+    bench.write(".env", format!("ADMIN_PASSWORD={good}\n"));
+    assert_eq!(bench.setting(&[], &[], "ADMIN_PASSWORD").0, "(hidden)");
+}
+
+#[test]
 fn the_env_file_of_the_python_original_is_taken() {
     let bench = Bench::new();
     bench.write(

@@ -74,6 +74,7 @@ pub fn long() -> Result<Vec<Row>, String> {
     ])
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as the others")]
 pub fn search() -> Result<Vec<Row>, String> {
     let service = program(Setup::admin()).start();
     history::fill(&service, SEARCHED);

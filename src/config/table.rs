@@ -249,7 +249,8 @@ mod tests {
     fn names_are_unique_and_follow_the_rules() {
         for (n, setting) in SETTINGS.iter().enumerate() {
             assert!(SETTINGS[..n].iter().all(|other| other.name != setting.name));
-            assert!(setting.name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
+            let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+            assert!(setting.name.bytes().all(plain), "{}", setting.name);
             assert!(!setting.name.ends_with("_FILE"), "{} would be ambiguous", setting.name);
         }
         assert_eq!(ADMIN_SESSION_SECRET.credential(), "admin-session-secret");

@@ -215,9 +215,9 @@ impl Store {
         let order = if filter.login.is_some() { "t.job_seq" } else { "j.seq" };
         query.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(i64::from(limit) + 1);
         let mut rows: Vec<HistoryRow> = query.build_query_as().fetch_all(&self.read).await?;
-        let is_full = rows.len() > limit as usize;
+        let has_more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
-        let (next, looked_at) = if is_full {
+        let (next, looked_at) = if has_more {
             (rows.last().map(|row| row.seq), None)
         } else if floor > bottom {
             (Some(floor), Some(top.saturating_sub(floor)))

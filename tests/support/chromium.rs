@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_mins(6);
 /// What the scripts need, found on this machine.
 pub struct Chromium {
     node: PathBuf,
-    chromium: PathBuf,
+    program: PathBuf,
     /// Home and temporary files of all that is started; a short path, for sockets lie in it.
     folder: tempfile::TempDir,
 }
@@ -42,7 +42,7 @@ impl Chromium {
         let red =
             pictures::of_seed(&pictures::Kind { size: (320, 240), ..Default::default() }, "red");
         fs::write(folder.path().join("red.png"), red).unwrap();
-        Some(Self { node, chromium, folder })
+        Some(Self { node, program: chromium, folder })
     }
 
     /// Runs `tests/browser/<script>` to its end; panics with what it said unless that is a good one.
@@ -57,7 +57,7 @@ impl Chromium {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.folder.path())
             .env("TMPDIR", self.folder.path())
-            .env("CHROMIUM", &self.chromium)
+            .env("CHROMIUM", &self.program)
             .env("SHOTS", tests().join(".cache/shots"))
             .env("PICTURES", self.folder.path())
             .envs(env.iter().copied())

@@ -136,11 +136,11 @@ impl Hours {
                 }
             })
             .collect();
-        Hourly { bars, images: hours.iter().map(|of| of.0).sum(), most, days: self.days(first) }
+        Hourly { bars, images: hours.iter().map(|of| of.0).sum(), most, days: Self::days(first) }
     }
 
     /// When each day of the chart begins.
-    fn days(&self, first: i64) -> Vec<When> {
+    fn days(first: i64) -> Vec<When> {
         (0..7).map(|day| When((first + day * 24) * HOUR_MS)).collect()
     }
 

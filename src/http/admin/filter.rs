@@ -121,7 +121,7 @@ impl FilterQuery {
                 query.append_pair(name, value);
             }
         }
-        if !self.tz.is_empty() && !(self.from.is_empty() && self.to.is_empty()) {
+        if !self.tz.is_empty() && (!self.from.is_empty() || !self.to.is_empty()) {
             query.append_pair("tz", &self.tz);
         }
         let query = query.finish();

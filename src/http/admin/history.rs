@@ -15,7 +15,7 @@ use super::{
     page::{Done, Page, Place, html},
     session::Operator,
     show::{self, When},
-    texts::Texts,
+    texts::{Texts, filled},
     trouble::Trouble,
 };
 use crate::store::{
@@ -115,7 +115,7 @@ impl Paging {
         Self {
             is_later: before.is_some(),
             next: page.next,
-            looked_at: page.looked_at.map(|jobs| t.looked_at(jobs)),
+            looked_at: page.looked_at.map(|jobs| filled(t.looked_at, &[&jobs])),
             path,
         }
     }

@@ -171,14 +171,14 @@ pub(super) async fn details(app: &App, id: &str) -> Result<JobDetails, Trouble> 
 
 /// The phases of its latest attempt; each lasts until the next one that was come to.
 fn phases(t: &Texts, job: &JobDetails) -> Vec<Phase> {
-    let began = [
+    let times = [
         (t.phase_waiting, Some(job.waiting_at.unwrap_or(job.created_at))),
         (t.phase_starting, job.starting_at),
         (t.phase_drawing, job.drawing_at),
         (t.phase_saving, job.saving_at),
     ];
     let begun: Vec<_> =
-        began.into_iter().filter_map(|(name, at)| at.map(|at| (name, at))).collect();
+        times.into_iter().filter_map(|(name, at)| at.map(|at| (name, at))).collect();
     let ends = begun.iter().skip(1).map(|(_, at)| Some(*at)).chain([job.finished_at]);
     let phase = |(&(name, at), end): (&(&'static str, i64), Option<i64>)| Phase {
         name,

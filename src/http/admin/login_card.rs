@@ -10,7 +10,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    codex::status::{QuotaWindow, Rest, RestReason},
+    codex::status::{QuotaWindow, Rest, RestReason, UNTIL_WOKEN},
     store::{
         self,
         orders::Order,
@@ -47,7 +47,9 @@ pub(super) struct LoginCard {
     pub(super) class: &'static str,
     /// Why it rests, or what is wrong with it.
     pub(super) why: Option<String>,
-    pub(super) rests_until: Option<Away>,
+    pub(super) rests: bool,
+    /// None also where no time ends the rest.
+    pub(super) rests_until: Option<When>,
     pub(super) account: Option<String>,
     pub(super) plan: Option<String>,
     pub(super) token: Option<Away>,
@@ -140,12 +142,15 @@ fn card(
         state,
         class,
         why,
-        rests_until: rest.map(|rest| Away { at: rest.until.saturating_mul(1000), now }),
+        rests: rest.is_some(),
+        rests_until: rest
+            .filter(|rest| rest.until < UNTIL_WOKEN)
+            .map(|rest| When(rest.until.saturating_mul(1000))),
         account: told.account,
         plan: told.plan,
         token: told.token_expires_at.map(|at| Away { at, now }),
         token_over: told.token_expires_at.is_some_and(|at| at <= now),
-        windows: windows.into_iter().map(|window| shown(window, now)).collect(),
+        windows: windows.iter().map(|window| shown(window, now)).collect(),
         success_24h: percent(uses.images_24h, uses.turns_24h),
         success_30d: percent(drawn, drawn + failed),
         uses,
@@ -172,7 +177,7 @@ fn rest_words(t: &Texts, rest: &Rest) -> String {
     rest.limit.as_ref().map_or_else(|| why.to_owned(), |limit| format!("{why} ({limit})"))
 }
 
-fn shown(window: QuotaWindow, now: i64) -> Window {
+fn shown(window: &QuotaWindow, now: i64) -> Window {
     let length = match window.minutes {
         minutes if minutes % (24 * 60) == 0 => format!("{} d", minutes / (24 * 60)),
         minutes if minutes % 60 == 0 => format!("{} h", minutes / 60),

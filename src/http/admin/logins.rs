@@ -19,13 +19,16 @@ use super::{
     show::When,
     trouble::Trouble,
 };
-use crate::store::{self, logins::LoginRecord, orders::OrderKind};
+use crate::{
+    codex::status::UNTIL_WOKEN,
+    store::{self, logins::LoginRecord, orders::OrderKind},
+};
 
 /// Lines of the audit trail.
 const LINES: u32 = 200;
 const HOUR_MS: i64 = 3_600_000;
-/// The longest rest by hand, in hours: for ever, as far as anybody is concerned.
-const UNTIL_WOKEN: i64 = 10 * 365 * 24;
+/// The longest rest by hand that has an end, in hours: a year.
+const LONGEST: i64 = 365 * 24;
 
 /// `/admin/logins` and what may be asked there.
 pub(super) fn router() -> Router<App> {
@@ -105,13 +108,15 @@ async fn rest(
     Form(form): Form<Hours>,
 ) -> Result<Response, Trouble> {
     let hours: i64 = form.hours.parse().unwrap_or(-1);
-    if !(0..=UNTIL_WOKEN).contains(&hours) {
+    if !(0..=LONGEST).contains(&hours) {
         return Err(Trouble::Bad(format!(
-            "'hours' must be a whole number from 0 (until it is woken) to {UNTIL_WOKEN}."
+            "'hours' must be a whole number from 0 (until it is woken) to {LONGEST}."
         )));
     }
-    let hours = if hours == 0 { UNTIL_WOKEN } else { hours };
-    let until = store::now().saturating_add(hours * HOUR_MS);
+    let until = match hours {
+        0 => UNTIL_WOKEN.saturating_mul(1000),
+        hours => store::now().saturating_add(hours * HOUR_MS),
+    };
     ask(&app, &label, OrderKind::RestLogin, Some(until)).await
 }
 

@@ -20,7 +20,8 @@ use super::{
     login_card::{LoginCard, cards},
     page::{Done, Page, Place, html, see_other},
     session::Operator,
-    show::{self, Away, When},
+    show::{self, Away},
+    texts::filled,
     trouble::Trouble,
 };
 use crate::{
@@ -100,7 +101,7 @@ async fn overview(
         queue,
         stored: show::bytes(totals.stored_bytes),
         totals,
-        hourly_words: t.hourly_chart(hourly.images, hourly.most),
+        hourly_words: filled(t.hourly_chart, &[&hourly.images, &hourly.most]),
         hourly,
         rolling_words: t.rolling_chart(&each, rolling.wall),
         rolling,

@@ -72,14 +72,12 @@ impl Origin {
     /// One that is broken, or that others may have read, is not worth a service that does not
     /// start: another is made, and the operator signs in again.
     fn kept_secret(&self) -> io::Result<Vec<u8>> {
-        use std::os::unix::fs::PermissionsExt as _;
         let kept = state_dir::private_file(
             &self.file,
-            |content, metadata| {
-                content.len() == SECRET_BYTES
-                    // As a power cut may leave it.
-                    && content.iter().any(|byte| *byte != 0)
-                    && metadata.permissions().mode() & 0o077 == 0
+            |content, is_private| {
+                // Zeros are what a power cut may leave.
+                let is_whole = content.len() == SECRET_BYTES && content != [0; SECRET_BYTES];
+                is_whole && is_private
             },
             || {
                 let mut secret = vec![0; SECRET_BYTES];

@@ -116,13 +116,9 @@ fn set(
     // Lax, not Strict: a link on the homelab's dashboard must find the operator signed in. What
     // such a link can do is GET, and no GET changes anything; a form of another site comes without
     // the cookie, and the CSRF layer refuses it as well.
-    let mut cookie = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Lax");
-    if let Some(age) = age {
-        cookie += &format!("; Max-Age={age}");
-    }
-    if sign_in.is_secure {
-        cookie += "; Secure";
-    }
+    let age = age.map_or_else(String::new, |age| format!("; Max-Age={age}"));
+    let secure = if sign_in.is_secure { "; Secure" } else { "" };
+    let cookie = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Lax{age}{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

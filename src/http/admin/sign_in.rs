@@ -32,7 +32,7 @@ use super::{
     session::{
         Operator, clear_session, current, harmless, presented, session_of, set_device, set_session,
     },
-    texts::ENGLISH,
+    texts::{ENGLISH, filled},
     throttle::Throttle,
     trouble::Trouble,
 };
@@ -215,7 +215,7 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
         }
     };
     if sign_in.is_secure && came_unprotected(&headers) {
-        let words = ENGLISH.only_https(&sign_in.url);
+        let words = filled(ENGLISH.only_https, &[&sign_in.url]);
         return form(&app, StatusCode::BAD_REQUEST, given, Some(words));
     }
     let device = presented(sign_in, &headers, Purpose::Device).first().copied();
@@ -314,7 +314,7 @@ async fn read(app: &App, request: Request) -> Result<Given, (StatusCode, &'stati
 fn too_many(app: &App, given: Given, wait: Duration) -> Result<Response, Trouble> {
     let seconds = wait.as_millis().div_ceil(1000).max(1);
     let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
-    let words = ENGLISH.too_many_tries(seconds);
+    let words = filled(ENGLISH.too_many_tries, &[&seconds]);
     let mut response = form(app, StatusCode::TOO_MANY_REQUESTS, given, Some(words))?;
     response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     Ok(response)

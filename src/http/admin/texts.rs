@@ -1,5 +1,9 @@
 //! Every text of the pages, in one place: a second language is a second [`Texts`].
 
+use std::fmt;
+
+use crate::store::jobs::JobState;
+
 /// Declares the struct and its English values side by side.
 macro_rules! texts {
     ($($name:ident: $text:literal,)+) => {
@@ -166,6 +170,13 @@ texts! {
     no_jobs: "There is no such job.",
     filter: "Filter",
 
+    state_queued: "queued",
+    state_running: "running",
+    state_succeeded: "succeeded",
+    state_failed: "failed",
+    state_cancelled: "cancelled",
+    state_expired: "expired",
+
     // A job
     job: "Job",
     prompt: "Prompt",
@@ -272,6 +283,18 @@ texts! {
     broken: "Something broke",
     broken_words: "What went wrong is in the log.",
 
+    // With a value in place of each number in braces
+    wall_is_reached: "The wall is reached.",
+    wall_soon: "At this pace ({0} an hour) the wall is reached within an hour.",
+    wall_later: "At this pace ({0} an hour) the wall is reached in about {1} hours.",
+    wall_never: "At this pace the wall is not reached.",
+    too_many_tries: "There were too many tries. Try again in {0} s.",
+    only_https: "PUBLIC_BASE_URL begins with https, so this works over https alone: {0}",
+    looked_at: "{0} jobs were looked at; there are older ones.",
+    hourly_chart: "{0} pictures in the last 7 days, {1} in the busiest hour.",
+    rolling_chart: "Pictures in the last 48 hours: {0}.",
+    rolling_wall: "The wall is at {0}.",
+
     // Done
     done_created: "The key has been created.",
     done_disabled: "The key is disabled.",
@@ -304,9 +327,15 @@ impl Texts {
     }
 
     /// A job's state.
-    pub(super) fn job_state(&self, state: crate::store::jobs::JobState) -> &'static str {
-        // The words of the wire are English.
-        state.as_str()
+    pub(super) fn job_state(&self, state: JobState) -> &'static str {
+        match state {
+            JobState::Queued => self.state_queued,
+            JobState::Running => self.state_running,
+            JobState::Succeeded => self.state_succeeded,
+            JobState::Failed => self.state_failed,
+            JobState::Cancelled => self.state_cancelled,
+            JobState::Expired => self.state_expired,
+        }
     }
 
     /// The cause of a clean-up.
@@ -321,40 +350,26 @@ impl Texts {
     /// When a login reaches the wall.
     pub(super) fn wall_in(&self, hours: Option<i64>, pace: &str) -> String {
         match hours {
-            Some(0) => "The wall is reached.".to_owned(),
-            Some(1) => format!("At this pace ({pace} an hour) the wall is reached within an hour."),
-            Some(hours) => {
-                format!("At this pace ({pace} an hour) the wall is reached in about {hours} hours.")
-            }
-            None => "At this pace the wall is not reached.".to_owned(),
+            Some(0) => self.wall_is_reached.to_owned(),
+            Some(1) => filled(self.wall_soon, &[&pace]),
+            Some(hours) => filled(self.wall_later, &[&pace, &hours]),
+            None => self.wall_never.to_owned(),
         }
     }
 
-    /// When there were too many failures.
-    pub(super) fn too_many_tries(&self, seconds: u64) -> String {
-        let plural = if seconds == 1 { "" } else { "s" };
-        format!("There were too many tries. Try again in {seconds} second{plural}.")
-    }
-
-    /// When a browser would drop the cookie.
-    pub(super) fn only_https(&self, url: &str) -> String {
-        format!("PUBLIC_BASE_URL begins with https, so this works over https alone: {url}")
-    }
-
-    /// How far a search has looked.
-    pub(super) fn looked_at(&self, jobs: i64) -> String {
-        format!("{jobs} jobs were looked at; there are older ones.")
-    }
-
-    /// Of a chart with so many pictures, for those who can't see it.
-    pub(super) fn hourly_chart(&self, images: i64, most: i64) -> String {
-        format!("{images} pictures in the last 7 days, {most} in the busiest hour.")
-    }
-
-    /// The same of the rolling one.
+    /// The rolling chart for those who can't see it.
     pub(super) fn rolling_chart(&self, now: &[(String, i64)], wall: Option<i64>) -> String {
         let each: Vec<_> = now.iter().map(|(login, images)| format!("{login} {images}")).collect();
-        let wall = wall.map(|wall| format!(" The wall is at {wall}.")).unwrap_or_default();
-        format!("Pictures in the last 48 hours: {}.{wall}", each.join(", "))
+        let words = filled(self.rolling_chart, &[&each.join(", ")]);
+        wall.map_or(words.clone(), |wall| {
+            format!("{words} {}", filled(self.rolling_wall, &[&wall]))
+        })
     }
+}
+
+/// A text with its values in place of `{0}`, `{1}`, …
+pub(super) fn filled(text: &str, values: &[&(dyn fmt::Display + Sync)]) -> String {
+    values.iter().enumerate().fold(text.to_owned(), |text, (number, value)| {
+        text.replace(&format!("{{{number}}}"), &value.to_string())
+    })
 }
