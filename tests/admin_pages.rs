@@ -167,8 +167,8 @@ fn what_others_wrote_does_nothing() {
          INSERT INTO login_quota VALUES ('{quoted}', '{quoted}', 300, 1, 5, NULL); \
          INSERT INTO orders (at, what, subject, done_at, failed, outcome) \
            VALUES (1, 'test_login', '{quoted}', 1, 1, '{quoted}'), (1, 'count', '', 1, 1, '{quoted}'); \
-         INSERT INTO cleanup_runs VALUES (1, 1, 1, 'operator', 0, 1, 1, 1, 1, 1, 1, '{quoted}', '{quoted}'); \
-         INSERT INTO cleanup_runs VALUES (2, 1, 1, 'operator', 1, 1, 1, 1, 1, 1, 1, '{quoted}', '{quoted}')"
+         INSERT INTO cleanup_runs VALUES (101, 1, 1, 'operator', 0, 1, 1, 1, 1, 1, 1, '{quoted}', '{quoted}'); \
+         INSERT INTO cleanup_runs VALUES (102, 1, 1, 'operator', 1, 1, 1, 1, 1, 1, 1, '{quoted}', '{quoted}')"
     ));
     let mut browser = Browser::signed_in(&service);
     let query = support::admin::form(&[("q", HOSTILE), ("key", HOSTILE), ("login", HOSTILE)]);

@@ -222,7 +222,7 @@ fn a_rest_by_hand_outlasts_a_shorter_reason_and_a_longer_one_that_is_taken_back(
     assert_eq!(listed(&service), "low_quota");
     // They are taken back: what was asked by hand is still known.
     service.kill9();
-    Database::of(&service).run("DELETE FROM login_rests; UPDATE login_quota SET used = 1");
+    Database::of(&service).run("DELETE FROM login_rests; UPDATE login_windows SET used = 1");
     service.start();
     assert_eq!(listed(&service), "by_hand");
     for n in 0..3 {
