@@ -288,7 +288,7 @@ texts! {
     wall_soon: "At this pace ({0} an hour) the wall is reached within an hour.",
     wall_later: "At this pace ({0} an hour) the wall is reached in about {1} hours.",
     wall_never: "At this pace the wall is not reached.",
-    too_many_tries: "There were too many tries. Try again in {0} s.",
+    too_many_tries: "There were too many tries. Try again in {0} seconds.",
     only_https: "PUBLIC_BASE_URL begins with https, so this works over https alone: {0}",
     looked_at: "{0} jobs were looked at; there are older ones.",
     hourly_chart: "{0} pictures in the last 7 days, {1} in the busiest hour.",
