@@ -12,6 +12,7 @@ pub mod images;
 pub mod limits;
 pub mod logins;
 pub mod orders;
+pub mod password_hash;
 pub mod queue;
 pub mod retention;
 pub mod state_dir;

@@ -9,7 +9,7 @@ use super::{block_on, config_or_exit, fail};
 use crate::{
     admin_password::{self, PasswordError},
     config::{Config, table},
-    state_dir,
+    password_hash, state_dir,
     store::{Store, StoreError},
 };
 
@@ -80,7 +80,7 @@ async fn reset_password(config: &Config) -> Result<(), AdminError> {
 
 async fn reset(config: &Config, store: &Store) -> Result<(), AdminError> {
     let password = admin_password::random().map_err(PasswordError::from)?;
-    let hash = admin_password::hash(&password)?;
+    let hash = password_hash::make(password.expose()).map_err(PasswordError::from)?;
     // First: a password that nobody has seen would lock the operator out.
     let mut out = std::io::stdout();
     writeln!(out, "{}", password.expose())

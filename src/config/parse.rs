@@ -11,7 +11,7 @@ use axum::http::Uri;
 use tracing::Level;
 
 use super::{EngineChoice, Listen, LoginHome, Secret, layers::Raw, table::Allowed};
-use crate::admin_password;
+use crate::password_hash;
 
 /// What relative paths and `~` stand for.
 pub(super) struct Place {
@@ -184,7 +184,7 @@ pub(super) fn secret(raw: &Raw) -> Parsed<Option<Secret>> {
 /// The same; in plain text, or as an Argon2 hash that can be checked.
 pub(super) fn password(raw: &Raw) -> Parsed<Option<Secret>> {
     let password = secret(raw)?;
-    match password.as_ref().and_then(|password| admin_password::refusal(password.expose())) {
+    match password.as_ref().and_then(|password| password_hash::refusal(password.expose())) {
         Some(reason) => because(reason),
         None => Ok(password),
     }
