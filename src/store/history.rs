@@ -5,6 +5,8 @@
 //! for it (words in prompts, a login together with something else) a page looks at so many jobs and
 //! says how far it came.
 
+use std::time::{Duration, Instant};
+
 use sqlx::{Connection, FromRow, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{Store, StoreError, jobs::JobState, keep_if_well, now};
@@ -12,7 +14,12 @@ use super::{Store, StoreError, jobs::JobState, keep_if_well, now};
 /// Jobs that a page looks at where no index leads to those it wants: by reading on from one to the
 /// next, and by looking each up elsewhere, which takes ten times as long.
 const SPAN: i64 = 100_000;
-const LOOK_UP_SPAN: i64 = 8_000;
+const LOOK_UP_SPAN: i64 = 5_000;
+/// Of those so many are read at once, and none after this time: prompts have up to 128 kB.
+const SLICE: i64 = 2_000;
+const LONGEST: Duration = Duration::from_millis(150);
+/// Jobs whose id begins with a text, at most; ids are random.
+const SAME_BEGINNING: i64 = 1_000;
 
 /// Which jobs are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -209,12 +216,23 @@ impl Store {
         let Some((bottom, top)) = self.bounds(filter, before).await? else {
             return Ok(HistoryPage::default());
         };
-        let floor = filter.span().map_or(bottom, |span| bottom.max(top.saturating_sub(span)));
+        let limit = limit as usize;
+        let span = filter.span();
+        let lowest = span.map_or(bottom, |span| bottom.max(top.saturating_sub(span)));
         let columns = if in_full { IN_FULL } else { IN_A_LIST };
-        let mut query = filter.query(columns, floor, top, i64::from(limit) + 1);
-        let mut rows: Vec<HistoryRow> = query.build_query_as().fetch_all(&self.read).await?;
-        let has_more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
+        let begun = Instant::now();
+        let (mut rows, mut floor) = (Vec::new(), top);
+        // Whoever goes away ends this between two slices: SQLite itself would read on.
+        while floor > lowest && rows.len() <= limit && (floor == top || begun.elapsed() < LONGEST) {
+            let slice_top = floor;
+            floor = span.map_or(lowest, |_| lowest.max(slice_top.saturating_sub(SLICE)));
+            let wanted = i64::try_from(limit + 1 - rows.len()).unwrap_or(i64::MAX);
+            let mut query = filter.query(columns, floor, slice_top, wanted);
+            rows.extend(query.build_query_as().fetch_all(&self.slow).await?);
+        }
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let rows: Vec<HistoryRow> = rows;
         let (next, looked_at) = if has_more {
             (rows.last().map(|row| row.seq), None)
         } else if floor > bottom {
@@ -242,7 +260,7 @@ impl Store {
         )
         .bind(filter.from)
         .bind(filter.until)
-        .fetch_one(&self.read)
+        .fetch_one(&self.slow)
         .await?;
         let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
         let top = before.unwrap_or(i64::MAX).min(last.saturating_add(1));
@@ -327,12 +345,27 @@ async fn delete(writer: &mut SqliteConnection, id: &str) -> sqlx::Result<bool> {
 }
 
 impl HistoryFilter {
+    /// The text, when it is looked for in prompts.
+    fn words(&self) -> Option<&str> {
+        self.text.as_deref().filter(|text| !is_id_prefix(text))
+    }
+
+    /// The text, when ids begin with it.
+    fn id_prefix(&self) -> Option<&str> {
+        self.text.as_deref().filter(|text| is_id_prefix(text))
+    }
+
+    /// The login, when it leads to the jobs: an id does so better.
+    fn leading_login(&self) -> Option<&str> {
+        self.login.as_deref().filter(|_| self.id_prefix().is_none())
+    }
+
     /// How many jobs are looked at, where no index leads to just the rows that are wanted.
     fn span(&self) -> Option<i64> {
-        let is_read = self.text.as_deref().is_some_and(|text| !is_id_prefix(text));
+        let is_read = self.words().is_some();
         let beside_login = self.state.is_some() || self.key.is_some() || is_read;
-        match (&self.login, beside_login) {
-            (Some(_), true) => Some(LOOK_UP_SPAN),
+        match self.leading_login() {
+            Some(_) if beside_login => Some(LOOK_UP_SPAN),
             _ => is_read.then_some(SPAN),
         }
     }
@@ -341,21 +374,21 @@ impl HistoryFilter {
     fn query(&self, columns: &str, floor: i64, top: i64, limit: i64) -> QueryBuilder<Sqlite> {
         let mut query = QueryBuilder::new(columns);
         self.push(&mut query, floor, top);
-        let order = if self.login.is_some() { "t.job_seq" } else { "j.seq" };
+        let order = if self.leading_login().is_some() { "t.job_seq" } else { "j.seq" };
         query.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(limit);
         query
     }
 
     fn push(&self, query: &mut QueryBuilder<Sqlite>, floor: i64, top: i64) {
         // The order of the tables and the index are ours: the planner knows nothing of their sizes.
-        if let Some(login) = &self.login {
+        if let Some(login) = self.leading_login() {
             query
                 .push(
                     "FROM turns t INDEXED BY turns_by_login CROSS JOIN jobs j ON j.seq = t.job_seq \
                      CROSS JOIN api_keys k ON k.id = j.api_key_id \
                      WHERE j.deleted_at IS NULL AND t.login = ",
                 )
-                .push_bind(login.clone())
+                .push_bind(login.to_owned())
                 .push(" AND t.job_seq >= ")
                 .push_bind(floor)
                 .push(" AND t.job_seq < ")
@@ -394,27 +427,33 @@ impl HistoryFilter {
         if let Some(until) = self.until {
             query.push(" AND j.created_at < ").push_bind(until);
         }
-        match self.text.as_deref() {
-            None => {}
-            Some(prefix) if is_id_prefix(prefix) => {
+        if let Some(words) = self.words() {
+            query.push(" AND j.prompt LIKE ").push_bind(like(words)).push(" ESCAPE '\\'");
+        }
+        if let Some(prefix) = self.id_prefix() {
+            query
+                .push(" AND j.seq IN (SELECT seq FROM jobs INDEXED BY sqlite_autoindex_jobs_1 WHERE id >= ")
+                .push_bind(prefix.to_owned())
+                .push(" AND id < ")
                 // The character after `f` and the digits.
+                .push_bind(format!("{prefix}g"))
+                .push(" LIMIT ")
+                .push_bind(SAME_BEGINNING)
+                .push(")");
+            if let Some(login) = &self.login {
                 query
-                    .push(" AND j.id >= ")
-                    .push_bind(prefix.to_owned())
-                    .push(" AND j.id < ")
-                    .push_bind(format!("{prefix}g"));
-            }
-            Some(text) => {
-                query.push(" AND j.prompt LIKE ").push_bind(like(text)).push(" ESCAPE '\\'");
+                    .push(" AND EXISTS (SELECT 1 FROM turns o WHERE o.job_id = j.id AND o.login = ")
+                    .push_bind(login.clone())
+                    .push(")");
             }
         }
     }
 }
 
-/// `img_` and at least six of its digits; fewer are looked for in prompts, as anything else is.
+/// `img_` and at least eight of its digits; fewer are looked for in prompts, as anything else is.
 fn is_id_prefix(text: &str) -> bool {
     text.strip_prefix("img_").is_some_and(|digits| {
-        (6..=32).contains(&digits.len())
+        (8..=32).contains(&digits.len())
             && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
@@ -531,7 +570,10 @@ mod tests {
                 "jobs_by_key_and_state",
             ),
             (HistoryFilter { login: Some("one".into()), ..all.clone() }, "turns_by_login"),
-            (HistoryFilter { text: Some("img_012345".into()), ..all }, ""),
+            (
+                HistoryFilter { text: Some("img_01234567".into()), ..all },
+                "COVERING INDEX sqlite_autoindex_jobs_1 (id>? AND id<?)",
+            ),
         ] {
             let plan: Vec<(i64, i64, i64, String)> = filter
                 .query(&explain, 1, 9, 9)

@@ -85,6 +85,9 @@ pub struct Store {
     path: Arc<Path>,
     /// Connections that only read.
     read: SqlitePool,
+    /// The same for what may take long, a history that is searched or exported: no caller waits for
+    /// it. Opened when it is first wanted.
+    slow: SqlitePool,
     /// The one connection that writes: waiting for it is first come, first served.
     write: SqlitePool,
 }
@@ -119,10 +122,10 @@ impl Store {
             .max_lifetime(None)
             .acquire_timeout(BUSY_TIMEOUT * 2);
         let write = pool.clone().max_connections(1).connect_lazy_with(options(path));
-        let read = pool
-            .max_connections(READERS)
-            .connect_lazy_with(options(path).pragma("query_only", "1"));
-        Self { path: path.into(), read, write }
+        let reading = || options(path).pragma("query_only", "1");
+        let slow = pool.clone().max_connections(1).connect_lazy_with(reading());
+        let read = pool.max_connections(READERS).connect_lazy_with(reading());
+        Self { path: path.into(), read, slow, write }
     }
 
     /// Which database this is: a random id, made with it.
@@ -156,6 +159,7 @@ impl Store {
     /// Ends the connections, so that the log is written back into the database.
     pub async fn close(&self) {
         self.read.close().await;
+        self.slow.close().await;
         self.write.close().await;
     }
 }

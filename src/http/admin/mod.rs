@@ -26,7 +26,7 @@ mod throttle;
 mod trouble;
 mod try_out;
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -67,7 +67,7 @@ pub(super) struct Admin {
     pub(super) is_on: bool,
     pub(super) sign_in: SignIn,
     fresh_keys: FreshKeys,
-    thumbnails: Semaphore,
+    thumbnails: Arc<Semaphore>,
     thumbnails_dir: PathBuf,
     settings: Vec<Resolved>,
     /// See `IMAGE_WALL_48H`.
@@ -84,7 +84,7 @@ impl Admin {
             is_on: config.admin,
             sign_in: SignIn::new(config, store.clone()),
             fresh_keys: FreshKeys::default(),
-            thumbnails: Semaphore::new(THUMBNAILS_AT_ONCE),
+            thumbnails: Arc::new(Semaphore::new(THUMBNAILS_AT_ONCE)),
             thumbnails_dir: config.thumbnails_dir(),
             settings: config.resolved().to_vec(),
             wall: config.image_wall_48h.map(i64::from),

@@ -1,7 +1,7 @@
 //! Pictures that only the pages show: small copies, made when they are first asked for, and
 //! references. Names come from rows, never from an address.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use axum::{
     Router,
@@ -36,15 +36,19 @@ async fn thumbnail(
     if let Some(made) = open(look.clone()).await? {
         return Ok(answer(made));
     }
-    // Others wait: each holds a whole picture. Whoever goes away meanwhile waits no more.
-    let _turn = app.admin.thumbnails.acquire().await.map_err(|_| Trouble::Broken)?;
+    // Others wait: each holds a whole picture, also for one who has gone away since it was begun.
+    let turn = Arc::clone(&app.admin.thumbnails).acquire_owned();
+    let turn = turn.await.map_err(|_| Trouble::Broken)?;
     if let Some(made) = open(look.clone()).await? {
         return Ok(answer(made));
     }
     let (pictures, name) = (app.generated_dir.clone(), picture.file.clone());
     let from = open(move || images::open(&pictures, &name)).await?.ok_or(Trouble::NoPicture)?;
     let (folder, name) = (app.admin.thumbnails_dir.clone(), images::thumbnail_name(&picture.file));
-    let make = move || images::make_thumbnail(&from, &folder, &name);
+    let make = move || {
+        let _turn = turn;
+        images::make_thumbnail(&from, &folder, &name)
+    };
     match tokio::task::spawn_blocking(make).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

@@ -21,8 +21,8 @@ const SESSION: &str = "codex_image_session";
 const DEVICE: &str = "codex_image_device";
 /// How long a browser counts as known, in seconds: a year.
 const DEVICE_AGE: u32 = 365 * 24 * 60 * 60;
-/// Cookies of one name that are looked at: a neighbour on the same host may set others, and must
-/// neither sign the operator out nor keep us busy.
+/// Sessions of one request that are looked up. A neighbour on the same host may set cookies of the
+/// same name, but none that is signed; what fits into a head is compared in a moment.
 const LOOKED_AT: usize = 8;
 /// In bytes; a longer address to come back to is dropped.
 const LONGEST_NEXT: usize = 1024;
@@ -69,8 +69,8 @@ pub(super) fn presented(sign_in: &SignIn, headers: &HeaderMap, purpose: Purpose)
         // As bytes: another's cookie may be no text at all.
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
         .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-        .take(LOOKED_AT)
         .filter_map(|cookie| keys.verified(purpose, cookie))
+        .take(LOOKED_AT)
         .collect()
 }
 
