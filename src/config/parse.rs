@@ -159,6 +159,9 @@ pub(super) fn url_prefix(raw: &Raw) -> Parsed<String> {
     let text = line(raw)?.trim_end_matches('/');
     let clean = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~/".contains(&b))
         && !text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
+    if text == "/admin" || text.starts_with("/admin/") {
+        return because("the pages' own name; the pages are below the prefix, at PREFIX/admin");
+    }
     if text.is_empty() || (text.starts_with('/') && clean) {
         Ok(text.to_owned())
     } else {

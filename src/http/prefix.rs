@@ -1,5 +1,6 @@
 //! The path under which a proxy shows the service. Some proxies take it off before they pass a
-//! request on, some do not: both forms are answered.
+//! request on, some do not: both forms are answered. Where the prefix begins as a route of ours
+//! does, what is left without it decides.
 
 use axum::{
     Router,
@@ -23,9 +24,27 @@ pub(super) fn both_forms(router: Router, prefix: &str) -> Router {
     }))
 }
 
+/// What the paths of our routes begin with. `/admin` is no prefix: nobody could tell which it is.
+const FIRST: [&str; 10] = [
+    "",
+    "admin",
+    "generated",
+    "health",
+    "images",
+    "metrics",
+    "models",
+    "openapi.json",
+    "ready",
+    "v1",
+];
+
 /// The address without the prefix; None when it does not lie below it.
 fn without(uri: &Uri, prefix: &str) -> Option<Uri> {
     let rest = uri.path_and_query()?.as_str().strip_prefix(prefix)?;
+    let first = uri.path().get(prefix.len()..)?.trim_start_matches('/').split('/').next()?;
+    if !FIRST.contains(&first) {
+        return None;
+    }
     let rest = match rest.bytes().next() {
         Some(b'/') => PathAndQuery::try_from(rest),
         None => PathAndQuery::try_from("/"),
@@ -49,7 +68,10 @@ mod tests {
             ("/images", Some("/")),
             ("/images/", Some("/")),
             ("/images?x", Some("/?x")),
-            ("/images/images/admin", Some("/images/admin")),
+            ("/images/images/generations", Some("/images/generations")),
+            ("/images/v1/images/jobs", Some("/v1/images/jobs")),
+            // A route of ours, as a proxy that took the prefix off passes it on.
+            ("/images/generations", None),
             ("/imagesadmin", None),
             ("/admin", None),
             ("/Images/admin", None),

@@ -39,7 +39,7 @@ pub struct HistoryFilter {
 }
 
 /// A job in a list.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
 pub struct HistoryRow {
     /// Its place in the order of acceptance: the cursor.
     pub seq: i64,

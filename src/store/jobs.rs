@@ -5,11 +5,12 @@ use sqlx::{FromRow, Row, sqlite::SqliteRow};
 use super::{Store, StoreError, api_keys::Caller, now};
 
 /// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
 #[sqlx(rename_all = "lowercase")]
 pub enum JobState {
     /// Accepted and durable, not yet begun.
+    #[default]
     Queued,
     /// A worker holds its lease.
     Running,

@@ -59,7 +59,7 @@ pub(super) fn names() -> (&'static str, &'static str, &'static str) {
 async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let all = [&STYLE, &SCRIPT, &ICON];
     let Some(asset) = all.into_iter().find(|asset| asset.name == name) else {
-        return Trouble::NotFound.into_response();
+        return Trouble::NoAsset.into_response();
     };
     let mut response = if headers.contains_key(header::IF_NONE_MATCH) {
         // Its name says that it is the same.

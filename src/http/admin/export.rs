@@ -34,6 +34,25 @@ enum Format {
     JsonLines,
 }
 
+/// The first line of a CSV: the names of a [`Line`].
+const HEAD: [&str; 15] = [
+    "id",
+    "state",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "key_id",
+    "key",
+    "logins",
+    "size",
+    "quality",
+    "count",
+    "pictures",
+    "error_code",
+    "error",
+    "prompt",
+];
+
 /// A job as it is written.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -57,16 +76,36 @@ struct Line<'a> {
 /// Something that a caller, the operator or Codex wrote.
 struct Text<'a> {
     text: &'a str,
-    /// For a spreadsheet, which would take what begins so for a formula and run it.
+    /// For a spreadsheet.
     guarded: bool,
+}
+
+/// A spreadsheet takes what begins so for a formula and runs it.
+const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+
+/// The text with an apostrophe before whatever could begin a cell and a formula: at its start, and
+/// behind what another country's spreadsheet takes for the end of a cell.
+fn guarded(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    let mut may_begin = true;
+    for character in text.chars() {
+        if may_begin && FORMULA.contains(&character) {
+            safe.push('\'');
+        }
+        may_begin = matches!(character, ';' | ',' | '\t' | '\n' | '\r')
+            || (may_begin && matches!(character, '"' | ' '));
+        safe.push(character);
+    }
+    safe
 }
 
 impl Serialize for Text<'_> {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.guarded && self.text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-            return to.serialize_str(&format!("'{}", self.text));
+        if self.guarded {
+            to.serialize_str(&guarded(self.text))
+        } else {
+            to.serialize_str(self.text)
         }
-        to.serialize_str(self.text)
     }
 }
 
@@ -141,10 +180,12 @@ impl Writer {
         let base = &self.app.public_base_url;
         let bytes = match self.format {
             Format::Csv => {
-                let mut csv =
-                    csv::WriterBuilder::new().has_headers(is_first).from_writer(Vec::new());
+                let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+                // Into memory, and every value is text or a number: it cannot fail.
+                if is_first {
+                    let _ = csv.write_record(HEAD);
+                }
                 for row in &page.rows {
-                    // Into memory, and every value is text or a number.
                     let _ = csv.serialize(Line::of(row, base, true));
                 }
                 csv.into_inner().unwrap_or_default()
@@ -159,5 +200,35 @@ impl Writer {
             }
         };
         Ok(Some(bytes.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_begins_a_formula_wherever_cells_end() {
+        for (text, safe) in [
+            ("a kite - red", "a kite - red"),
+            ("=1+1", "'=1+1"),
+            ("x;=1", "x;'=1"),
+            ("x\n\"=1\"", "x\n\"'=1\""),
+            ("x, @SUM(1)", "x, '@SUM(1)"),
+            ("1-2", "1-2"),
+        ] {
+            assert_eq!(guarded(text), safe);
+        }
+    }
+
+    #[test]
+    fn the_head_names_every_column() {
+        let row = HistoryRow { id: "i".into(), prompt: "p".into(), ..HistoryRow::default() };
+        let line = serde_json::to_value(Line::of(&row, "", false)).unwrap();
+        let mut names: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
+        let mut head = HEAD.map(str::to_owned).to_vec();
+        names.sort();
+        head.sort();
+        assert_eq!(names, head);
     }
 }

@@ -14,19 +14,20 @@ const KEPT: Duration = Duration::from_mins(2);
 
 /// The keys that nobody has seen yet.
 #[derive(Default)]
-pub(super) struct FreshKeys(Mutex<HashMap<SessionId, (Instant, String)>>);
+pub(super) struct FreshKeys(Mutex<HashMap<SessionId, Vec<(Instant, String)>>>);
 
 impl FreshKeys {
     /// Keeps a key for its session.
     pub(super) fn put(&self, session: SessionId, key: String) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.retain(|_, (made, _)| made.elapsed() < KEPT);
-        keys.insert(session, (Instant::now(), key));
+        keys.retain(|_, made| made.iter().any(|(at, _)| at.elapsed() < KEPT));
+        keys.entry(session).or_default().push((Instant::now(), key));
     }
 
-    /// Hands it out, once.
-    pub(super) fn take(&self, session: &SessionId) -> Option<String> {
+    /// Hands out those of a session, once: there are several where several pages are open.
+    pub(super) fn take(&self, session: &SessionId) -> Vec<String> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.remove(session).filter(|(made, _)| made.elapsed() < KEPT).map(|(_, key)| key)
+        let made = keys.remove(session).unwrap_or_default();
+        made.into_iter().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, key)| key).collect()
     }
 }

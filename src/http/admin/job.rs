@@ -215,7 +215,12 @@ async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
     details(&app, &id).await?;
-    let done = if app.queue.cancel(None, &id).await? { "cancelled" } else { "too-late" };
+    let done = if app.queue.cancel(None, &id).await? {
+        app.metrics.job_finished(JobState::Cancelled.as_str(), None);
+        "cancelled"
+    } else {
+        "too-late"
+    };
     tracing::info!(job = id, done, "a job was cancelled on the admin pages");
     Ok(see_other(&app, &format!("/requests/{id}?done={done}")))
 }
@@ -245,8 +250,12 @@ async fn delete(
     _: Operator,
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
-    if !queue::is_job_id(&id) || !app.queue.delete(&id).await? {
+    let job = details(&app, &id).await?;
+    if !app.queue.delete(&id).await? {
         return Err(Trouble::NoJob);
+    }
+    if !job.state.is_final() {
+        app.metrics.job_finished(JobState::Cancelled.as_str(), None);
     }
     tracing::info!(job = id, "a job was deleted on the admin pages");
     Ok(see_other(&app, "/requests?done=deleted-job"))

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::{
     Form, Router,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     response::Response,
     routing::{get, post},
 };
@@ -35,7 +35,7 @@ pub(super) fn router() -> Router<App> {
 struct KeysPage {
     page: Page,
     /// Shown this once.
-    fresh: Option<String>,
+    fresh: Vec<String>,
     keys: Vec<ApiKey>,
     /// The name that was refused, and why.
     refused: Option<(String, &'static str)>,
@@ -62,13 +62,16 @@ async fn list(
     State(app): State<App>,
     operator: Operator,
     Query(done): Query<Done>,
+    method: Method,
 ) -> Result<Response, Trouble> {
-    let fresh = app.admin.fresh_keys.take(&operator.session);
     let page = Page::new(&app, Place::Keys).after(&done);
-    html(
-        StatusCode::OK,
-        &KeysPage { page, fresh, keys: app.store.list_keys().await?, refused: None },
-    )
+    let keys = app.store.list_keys().await?;
+    // Last, and not for a HEAD: what was handed out is seen.
+    let fresh = match method {
+        Method::GET => app.admin.fresh_keys.take(&operator.session),
+        _ => Vec::new(),
+    };
+    html(StatusCode::OK, &KeysPage { page, fresh, keys, refused: None })
 }
 
 async fn create(
@@ -95,7 +98,7 @@ async fn refuse(app: &App, name: String) -> Result<Response, Trouble> {
     let page = Page::new(app, Place::Keys);
     let refused = Some((name, page.t.bad_key_name));
     let keys = app.store.list_keys().await?;
-    html(StatusCode::UNPROCESSABLE_ENTITY, &KeysPage { page, fresh: None, keys, refused })
+    html(StatusCode::UNPROCESSABLE_ENTITY, &KeysPage { page, fresh: Vec::new(), keys, refused })
 }
 
 async fn disable(

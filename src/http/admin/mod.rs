@@ -115,16 +115,29 @@ pub(super) fn router(app: &App, config: &Config) -> Router<App> {
         .layer(map_response_with_state(app.clone(), finish))
 }
 
+/// What a handler could not do, or what was refused before there was one (a method, a form).
+fn trouble_of(response: &mut Response) -> Option<Trouble> {
+    let trouble = response.extensions_mut().remove::<Trouble>();
+    let is_bare = response.status().is_client_error()
+        && response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_none_or(|kind| kind == "text/plain; charset=utf-8");
+    trouble.or_else(|| is_bare.then(|| Trouble::Refused(response.status())))
+}
+
 async fn no_page(_: Operator) -> Trouble {
     Trouble::NotFound
 }
 
 /// Makes a page of a trouble, and tells the browser what any page may do.
 async fn finish(State(app): State<App>, mut response: Response) -> Response {
-    if let Some(trouble) = response.extensions_mut().remove::<Trouble>() {
+    if let Some(trouble) = trouble_of(&mut response) {
         let kept = std::mem::take(response.headers_mut());
         let mut page = Page::new(&app, Place::Elsewhere);
         let (status, title, words) = trouble.words(page.t);
+        // Nobody knows who asks.
+        page.signed_in = !matches!(trouble, Trouble::CrossSite | Trouble::NoAsset);
         page = page.titled(title);
         response = page::html(status, &TroublePage { page, words })
             .unwrap_or_else(|_| status.into_response());

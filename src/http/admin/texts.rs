@@ -278,6 +278,7 @@ texts! {
     no_such_login: "There is no such login.",
     no_such_picture: "There is no such picture, or it has expired.",
     bad_request: "That was not understood",
+    bad_request_words: "There is nothing to see at this address, or the form lacks something.",
     refused: "Refused",
     cross_site: "The request came from another site, or its origin can't be told.",
     broken: "Something broke",

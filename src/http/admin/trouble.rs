@@ -13,6 +13,10 @@ use crate::{http::error::ApiError, queue::Refused, store::StoreError};
 #[derive(Clone, Debug)]
 pub(super) enum Trouble {
     NotFound,
+    /// Style or script of another version.
+    NoAsset,
+    /// With this status, before anything was looked at.
+    Refused(StatusCode),
     NoJob,
     NoKey,
     NoLogin,
@@ -31,7 +35,8 @@ impl Trouble {
     pub(super) fn words(&self, t: &Texts) -> (StatusCode, &'static str, String) {
         let missing = |words: &str| (StatusCode::NOT_FOUND, t.not_found, words.to_owned());
         match self {
-            Self::NotFound => missing(t.not_found_words),
+            Self::NotFound | Self::NoAsset => missing(t.not_found_words),
+            Self::Refused(status) => (*status, t.bad_request, t.bad_request_words.to_owned()),
             Self::NoJob => missing(t.no_such_job),
             Self::NoKey => missing(t.no_such_key),
             Self::NoLogin => missing(t.no_such_login),
