@@ -15,20 +15,20 @@ function span(ms) {
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
 
-function showTimes() {
-  for (const time of all("time[datetime]")) {
+function showTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     if (time.hasAttribute("data-away")) {
       const left = at - Date.now();
       time.textContent = left < 0 ? `${span(-left)} ago` : `in ${span(left)}`;
     } else {
-      time.textContent = (time.closest("[data-day]") ? day : dateTime).format(at);
+      time.textContent = (time.hasAttribute("data-day") ? day : dateTime).format(at);
     }
   }
 }
-showTimes();
-if (document.querySelector("time[data-away]")) setInterval(showTimes, 15000);
+showTimes(document);
+if (document.querySelector("time[data-away]")) setInterval(() => showTimes(document), 15000);
 
 // Days of a filter are those of this browser.
 for (const zone of all("input[name=tz]")) {
@@ -36,29 +36,82 @@ for (const zone of all("input[name=tz]")) {
   zone.disabled = zone.value === "";
 }
 
-// A job on its way: each phase as it comes, the whole page at the end.
-for (const section of all("[data-events]")) {
-  const words = section.querySelector("[data-phase]");
+// Brings the parts of the page that change by themselves up to date. The page is not loaded again:
+// what somebody types, has opened or listens to on the rest of it stays.
+async function renew() {
+  const answer = await fetch(location.href);
+  if (!answer.ok) throw answer;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  showTimes(fresh);
+  for (const part of all("[data-live]")) {
+    const now = fresh.getElementById(part.id);
+    if (!now || now.innerHTML === part.innerHTML) continue;
+    const focused = part.contains(document.activeElement) ? document.activeElement : null;
+    // Somebody is choosing from a list there.
+    if (focused?.matches("select")) continue;
+    part.replaceChildren(...now.childNodes);
+    if (!focused) continue;
+    const same = [...part.querySelectorAll(focused.localName)].find((element) => element.isEqualNode(focused));
+    (same ?? document.getElementById("main")).focus();
+  }
+}
+
+// One at a time, and once more when something happened meanwhile. True when it worked; false when it
+// is worth another try.
+let renewing = null;
+let wanted = false;
+async function renewed() {
+  wanted = true;
+  renewing ??= (async () => {
+    try {
+      while (wanted) {
+        wanted = false;
+        await renew();
+      }
+      return true;
+    } catch (trouble) {
+      // The session or the job is gone: the page itself says so. Else a proxy says that the service
+      // restarts, or nobody answers.
+      if (trouble.status < 500) location.reload();
+      return false;
+    } finally {
+      renewing = null;
+    }
+  })();
+  return renewing;
+}
+
+// A job on its way.
+function follow(section) {
   const source = new EventSource(section.dataset.events);
-  source.addEventListener("phase", (event) => {
-    const text = section.dataset[JSON.parse(event.data).phase];
-    if (words && text && words.textContent !== text) words.textContent = text;
-  });
+  source.addEventListener("phase", renewed);
   source.addEventListener("result", () => {
     source.close();
-    location.reload();
+    finish();
   });
   source.addEventListener("error", () => {
     // It comes back by itself unless the browser has given it up.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
+    if (source.readyState !== EventSource.CLOSED) return;
+    renewed();
+    setTimeout(() => follow(section), 5000);
   });
 }
 
-// What the worker was asked for is not done yet.
-const waiting = document.querySelector("[data-reload]");
-if (waiting) {
-  setTimeout(() => location.replace(location.pathname + withoutDone()), Number(waiting.dataset.reload) * 1000);
+async function finish() {
+  while (!(await renewed())) await new Promise((later) => setTimeout(later, 3000));
 }
+
+for (const section of all("[data-events]")) follow(section);
+
+// What the worker was asked for: seldomer the longer it takes.
+function look(seconds) {
+  if (!document.querySelector("[data-waits]")) return;
+  setTimeout(async () => {
+    await renewed();
+    look(Math.min(seconds * 1.5, 30));
+  }, seconds * 1000);
+}
+look(1);
 
 // What was done is said once: not again when the page is loaded again.
 function withoutDone() {
@@ -88,18 +141,24 @@ for (const button of all("[data-copy]")) {
   });
 }
 
-// Pictures can be dropped on their field.
+// Pictures can be dropped on their field; beside it a browser would go to the picture, and what was
+// typed would be lost.
+if (document.querySelector("[data-drop]")) {
+  for (const type of ["dragover", "drop"]) {
+    addEventListener(type, (event) => {
+      if (event.dataTransfer.types.includes("Files")) event.preventDefault();
+    });
+  }
+}
 for (const area of all("[data-drop]")) {
   const input = area.querySelector("input[type=file]");
   const over = (event) => {
-    event.preventDefault();
     area.classList.add("over");
   };
   area.addEventListener("dragenter", over);
   area.addEventListener("dragover", over);
   area.addEventListener("dragleave", () => area.classList.remove("over"));
   area.addEventListener("drop", (event) => {
-    event.preventDefault();
     area.classList.remove("over");
     const files = new DataTransfer();
     for (const file of [...input.files, ...event.dataTransfer.files]) files.items.add(file);

@@ -53,7 +53,7 @@ fn seed(service: &Service) {
         "WITH RECURSIVE seeds (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM seeds WHERE n < {SEEDS}) \
          INSERT INTO jobs (id, api_key_id, prompt, size, quality, count, state, created_at, \
            started_at, finished_at, expires_at) \
-         SELECT printf('00000000-0000-4000-8000-%012d', n), k.id, 'seed ' || n, 'auto', 'auto', 1, \
+         SELECT printf('img_%032x', n), k.id, 'seed ' || n, 'auto', 'auto', 1, \
            'expired', k.created_at, k.created_at, k.created_at, k.created_at \
          FROM seeds, api_keys k"
     ));
@@ -119,16 +119,19 @@ fn furnish(service: &Service) -> Value {
         service,
         &json!({
             "prompt": "a red kite over a green hill, in the manner of an old postcard",
-            "references": [STANDARD.encode(red)],
             "count": 4,
             "size": "1024x1024",
         }),
     );
+    let referenced = submit(
+        service,
+        &json!({"prompt": "the same in blue", "reference_images_base64": [STANDARD.encode(red)]}),
+    );
     let hostile = format!("{words}\n{long} [fake say=<script>alert(3)</script>+{long}]");
     let hostile = submit(service, &json!({"prompt": hostile}));
-    let failed = "a kite [fake fail=<b>too+much</b> stderr=<script>alert(4)</script>]";
+    let failed = "a kite [fake fail=<b>too+much</b> picture=none stderr=<script>alert(4)</script>]";
     let failed = submit(service, &json!({"prompt": failed}));
-    for done in [&succeeded, &hostile, &failed] {
+    for done in [&succeeded, &referenced, &hostile, &failed] {
         service.wait_job(done);
     }
     // Two are drawn until the test ends, the others wait behind them.
@@ -143,12 +146,13 @@ fn furnish(service: &Service) -> Value {
         "key": Database::of(service).texts("SELECT id FROM api_keys WHERE name <> 'test'")[0],
         "jobs": {
             "succeeded": succeeded,
+            "referenced": referenced,
             "hostile": hostile,
             "failed": failed,
             "running": running,
             "queued": queued,
             "cancelled": cancelled,
-            "expired": "00000000-0000-4000-8000-000000000001",
+            "expired": format!("img_{:032x}", 1),
         },
     })
 }
@@ -158,7 +162,7 @@ fn submit(service: &Service, body: &Value) -> String {
     reply.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// Quotas and events, which the fake does not tell.
+/// Quotas, events, a busy week and clean-ups, which the fake does not tell.
 fn tell_of_logins(service: &Service) {
     Database::of(service).run(
         "WITH now (ms) AS (SELECT unixepoch() * 1000),
@@ -170,7 +174,29 @@ fn tell_of_logins(service: &Service) {
                 VALUES ('codex', 'rotated', 'the token is fresh'), ('codex2', 'rests', 'quota'),
                        ('codex2', 'wakes', ''), ('codex2', 'failed', '<script>alert(5)</script>'))
          INSERT INTO login_events (at, login, what, detail)
-         SELECT unixepoch() * 1000, login, what, detail FROM told",
+         SELECT unixepoch() * 1000, login, what, detail FROM told;
+         INSERT OR REPLACE INTO login_status
+         SELECT login, place, account, plan, expires, code, problem, 0, unixepoch() * 1000
+         FROM (SELECT 'codex' AS login, 0 AS place, '5f3a91c2' AS account, 'plus' AS plan,
+             unixepoch() * 1000 + 700000000 AS expires, NULL AS code, NULL AS problem
+           UNION ALL SELECT 'codex2', 1, 'b02e77aa', 'pro', unixepoch() * 1000 - 4000000, NULL, NULL);
+         INSERT OR REPLACE INTO login_rests
+         VALUES ('codex2', unixepoch() * 1000 + 9000000, 'quota', 'codex');
+         INSERT INTO orders (at, what, subject, done_at, failed, outcome)
+         SELECT unixepoch() * 1000, 'test_login', 'codex', unixepoch() * 1000, 1,
+           'OpenAI refuses the login: <script>alert(7)</script>';
+         WITH RECURSIVE hours (ago) AS (SELECT 3 UNION ALL SELECT ago + 1 FROM hours WHERE ago < 167)
+         INSERT OR IGNORE INTO turns_by_hour (hour, login, images, failures)
+         SELECT unixepoch() / 3600 - ago, login, (ago * slope) % 13, ago % 11 = 0
+         FROM hours, (SELECT 'codex' AS login, 5 AS slope UNION SELECT 'codex2', 8);
+         INSERT INTO cleanup_runs (started_at, finished_at, cause, dry_run, expired_jobs, images,
+           orphan_files, orphan_rows, codex_threads, bytes, skipped, error)
+         SELECT at - 1234, at, cause, dry_run, 3, 5, 1, 0, 12, 12345678, skipped, error
+         FROM (SELECT unixepoch() * 1000 AS at), (
+           SELECT 'operator' AS cause, 1 AS dry_run, '' AS skipped, NULL AS error
+           UNION ALL SELECT 'schedule', 0, '', NULL
+           UNION ALL SELECT 'operator', 0, '/srv/pictures/lost+found: not permitted', NULL
+           UNION ALL SELECT 'command', 0, '', '<script>alert(6)</script> no space left on device')",
     );
 }
 

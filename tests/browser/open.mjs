@@ -30,6 +30,11 @@ const FLAGS = [
 
 const PATIENCE = 20_000;
 
+// Of a button that says to those who do not see it, after its word, which of many rows it is for.
+export function begins(word) {
+  return new RegExp(`^${word}\\b`);
+}
+
 class Site {
   faults = [];
   #expected = new Set();

@@ -20,6 +20,8 @@ const PAGES = {
   "/pale": { body: '<p class="pale">hardly to be read</p>', fault: /axe color-contrast \(serious\)/ },
   "/twice": { body: '<p id="a">1</p><p id="a">2</p>', fault: /html-validate no-dup-id, line 9/ },
   "/wide": { body: '<p class="wide">wide</p>', fault: /width: \d+ px wide in 360 px, by <p/, screen: "phone" },
+  "/sticks-out": { body: '<div class="card"><p class="wide">wide</p></div>', fault: /sticks out of its card: <p/ },
+  "/tiny": { body: '<button type="button" class="tiny">a</button><button type="button" class="tiny">b</button>', fault: /axe target-size/ },
   "/unreachable": { body: '<button type="button" tabindex="-1">no</button>', fault: /Tab does not reach <button/ },
   "/unfocused": { body: '<a class="bare" href="/good">where</a>', fault: /no sign of the focus on <a/ },
   "/inline-script": { body: "<script>window.ran = true;</script>", fault: /CSP: script-src-elem inline/ },
@@ -33,7 +35,7 @@ const PAGES = {
 };
 
 const FILES = {
-  "/style.css": `${STYLE} .pale { color: #bbb } .wide { width: 500px } .bare:focus { outline: none }`,
+  "/style.css": `${STYLE} .pale { color: #bbb } .wide { width: 500px } .bare:focus { outline: none } .card { width: 300px } .tiny { font-size: 6px; padding: 0 }`,
   "/throws.js": 'throw new Error("thrown")',
   "/complains.js": 'console.error("complaint")',
   "/alerts.js": "alert(1)",

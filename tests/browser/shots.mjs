@@ -3,12 +3,17 @@
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 
-export function shotPath({ scheme, screen }, name) {
+export function shotPath({ scheme, screen, scripts }, name) {
   const { SHOTS } = process.env;
   mkdirSync(SHOTS, { recursive: true });
-  return path.join(SHOTS, `${name}-${scheme}-${screen}.png`);
+  return path.join(SHOTS, `${name}-${scheme}-${screen}${scripts ? "" : "-no-scripts"}.png`);
 }
 
 export async function shoot(site, name) {
+  // Those further down are loaded when somebody comes to them.
+  await site.page.evaluate(() => {
+    for (const image of document.images) image.loading = "eager";
+    return Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
+  });
   await site.page.screenshot({ path: shotPath(site, name), fullPage: true });
 }

@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { browse } from "./open.mjs";
 import { cancelAndDelete, gallery, history, jobPage } from "./tour/history.mjs";
 import { keys } from "./tour/keys.mjs";
+import { byKeyboard } from "./tour/keyboard.mjs";
 import { dispatchMode, logins } from "./tour/logins.mjs";
 import { leave, leaveEverywhere, signIn, wrongPassword } from "./tour/session.mjs";
 import { tryOut } from "./tour/try-out.mjs";
@@ -36,6 +37,7 @@ const steps = [
   leaveEverywhere,
   signIn,
   leave,
+  byKeyboard,
 ];
 
 const options = {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::show::When;
+use super::show::Day;
 use crate::store::overview::HourOfTurns;
 
 /// Hours on the charts.
@@ -36,7 +36,7 @@ pub(super) struct Hourly {
     pub(super) images: i64,
     /// The top of the scale.
     pub(super) most: i64,
-    pub(super) days: Vec<When>,
+    pub(super) days: Vec<Day>,
 }
 
 /// A login's line.
@@ -139,9 +139,9 @@ impl Hours {
         Hourly { bars, images: hours.iter().map(|of| of.0).sum(), most, days: Self::days(first) }
     }
 
-    /// When each day of the chart begins.
-    fn days(first: i64) -> Vec<When> {
-        (0..7).map(|day| When((first + day * 24) * HOUR_MS)).collect()
+    /// A name for each 24 hours of the chart: the day to which most of them belong.
+    fn days(first: i64) -> Vec<Day> {
+        (0..7).map(|day| Day((first + day * 24 + 12) * HOUR_MS)).collect()
     }
 
     /// The lines of the last week.

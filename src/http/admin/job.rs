@@ -43,7 +43,7 @@ pub(super) struct Progress {
     pub(super) state: &'static str,
     pub(super) class: &'static str,
     pub(super) is_open: bool,
-    /// What it is doing now.
+    /// What it is doing now; empty when it has ended.
     pub(super) words: &'static str,
     pub(super) waits_until: Option<When>,
     pub(super) error: Option<String>,
@@ -86,7 +86,7 @@ impl Progress {
             JobState::Running if job.saving_at.is_some() => t.now_saving,
             JobState::Running if job.drawing_at.is_some() => t.now_drawing,
             JobState::Running => t.now_starting,
-            _ => t.now_final,
+            _ => "",
         };
         Self {
             id: job.id.clone(),
@@ -237,6 +237,7 @@ async fn ask(
     let confirm = Confirm {
         words: t.delete_job_words,
         subject: job.prompt,
+        handle: None,
         action: format!("{}/image-requests/{id}/delete", page.base),
         deed: t.delete_job,
         back: format!("{}/requests/{id}", page.base),

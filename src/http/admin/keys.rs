@@ -48,6 +48,8 @@ pub(super) struct Confirm {
     pub(super) words: &'static str,
     /// What it is about; hostile.
     pub(super) subject: String,
+    /// Of a key.
+    pub(super) handle: Option<String>,
     pub(super) action: String,
     pub(super) deed: &'static str,
     pub(super) back: String,
@@ -141,7 +143,8 @@ async fn ask(
     let page = page.titled(t.delete_key_title);
     let confirm = Confirm {
         words: t.delete_key_words,
-        subject: format!("{} ({})", key.name, key.handle),
+        subject: key.name,
+        handle: Some(key.handle),
         action: format!("{}/api-keys/{}/delete", page.base, key.id),
         deed: t.delete_key,
         back: format!("{}/keys", page.base),

@@ -16,6 +16,10 @@ pub(super) struct Away {
     pub(super) now: i64,
 }
 
+/// A time of which only the day matters, on a chart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Day(pub(super) i64);
+
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(time) = Timestamp::from_millisecond(self.0) else { return Ok(()) };
@@ -42,9 +46,22 @@ impl fmt::Display for Away {
     }
 }
 
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(time) = Timestamp::from_millisecond(self.0) else { return Ok(()) };
+        write!(
+            f,
+            "<time datetime=\"{}\" data-day>{}</time>",
+            time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            time.strftime("%a %-d"),
+        )
+    }
+}
+
 // Digits, letters and our own elements.
 impl HtmlSafe for When {}
 impl HtmlSafe for Away {}
+impl HtmlSafe for Day {}
 
 fn away(ms: i64) -> String {
     if ms < 0 { format!("{} ago", span(-ms)) } else { format!("in {}", span(ms)) }

@@ -130,7 +130,8 @@ fn choices(words: &[&str], chosen: &str) -> Vec<Choice> {
 }
 
 fn choice(key: ApiKey, values: &Values) -> Choice {
-    let text = format!("{} ({})", key.name, key.handle);
+    // Isolated: a name that turns the direction of writing turns its own alone.
+    let text = format!("\u{2068}{}\u{2069} ({})", key.name, key.handle);
     Choice { chosen: key.id == values.key, value: key.id, text }
 }
 

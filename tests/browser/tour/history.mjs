@@ -26,6 +26,7 @@ const apply = (site) => site.follow(site.page.getByRole("button", { name: "Apply
 
 export async function history(site) {
   await site.visit("History");
+  await times(site);
   await search(site, PROMPT);
   assert.equal((await listed(site)).length, 1);
   await filters(site);
@@ -34,6 +35,17 @@ export async function history(site) {
   await search(site, "nobody asked for this");
   assert.deepEqual(await listed(site), []);
   await site.heading("History");
+}
+
+// Local to the browser, whose zone and language open.mjs sets; UTC without scripts and on demand.
+async function times({ page, scripts }) {
+  const time = page.locator("main time").first();
+  const title = await time.getAttribute("title");
+  const utc = title.match(/^(\d{4}-\d\d-\d\d) (\d\d:\d\d):\d\d UTC$/);
+  assert(utc, title);
+  const local = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short", timeZone: "Asia/Tokyo" });
+  const shown = scripts ? local.format(new Date(`${utc[1]}T${utc[2]}:00Z`)) : `${utc[1]} ${utc[2]} UTC`;
+  assert.equal(await time.innerText(), shown);
 }
 
 async function filters(site) {

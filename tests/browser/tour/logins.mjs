@@ -3,13 +3,15 @@
 import assert from "node:assert/strict";
 import { setTimeout as pause } from "node:timers/promises";
 
+import { begins } from "../open.mjs";
+
 const { LOGIN } = process.env;
 
 export async function logins(site) {
   await site.visit("Logins");
   await order(site, "Test");
-  const button = site.page.getByRole("button", { name: "Rest", exact: true });
-  await site.choose("For", /6 h/, site.entry(LOGIN, button));
+  const button = site.page.getByRole("button", { name: begins("Rest") });
+  await site.choose(begins("Rest for"), /6 h/, site.entry(LOGIN, button));
   await order(site, "Rest");
   await shows(site, /rest(s|ing)/i);
   await order(site, "Wake");
@@ -17,9 +19,8 @@ export async function logins(site) {
 }
 
 async function order(site, name) {
-  const button = site.page.getByRole("button", { name, exact: true });
-  const entry = site.entry(LOGIN, button);
-  await site.follow(entry.getByRole("button", { name, exact: true }));
+  const button = site.page.getByRole("button", { name: begins(name) });
+  await site.follow(site.entry(LOGIN, button).getByRole("button", { name: begins(name) }));
   await site.heading("Logins");
   await site.notice();
 }

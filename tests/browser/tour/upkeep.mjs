@@ -8,13 +8,13 @@ export async function cleanUp(site) {
   const runs = page.getByRole("table").last().getByRole("row");
   await site.follow(page.getByRole("button", { name: "Count what would go" }));
   await site.heading("Clean-up");
-  await page.getByText(/\d/).first().waitFor();
+  // Both come by themselves, with scripts and without.
+  await page.getByRole("heading", { name: "What would go" }).waitFor();
   const before = await runs.count();
   await site.follow(page.getByRole("button", { name: "Clean up now" }));
   await site.heading("Clean-up");
   await site.notice();
-  await page.reload();
-  assert((await runs.count()) > before || before >= 10, "the run is listed");
+  await runs.nth(Math.max(before, 1)).waitFor();
 }
 
 export async function settings(site) {
