@@ -120,6 +120,48 @@ fn a_key_is_shown_once_to_whoever_made_it_and_nowhere_else() {
     }
     maker.post("/admin/api-keys", &[("other", "x")]).expect(422);
     assert_eq!(Database::of(&service).number("SELECT count(*) FROM api_keys"), 1);
+
+    // Two made before the page is looked at, and a HEAD in between.
+    for name in ["one", "two"] {
+        maker.post("/admin/api-keys", &[("name", name)]).expect(303);
+    }
+    maker.request("HEAD", "/admin/keys", &[], None).expect(200);
+    let page = maker.get("/admin/keys").expect(200).text();
+    assert_eq!(page.matches("class=\"secret\"").count(), 2, "{page}");
+}
+
+#[test]
+fn what_is_refused_is_said_on_a_page() {
+    let service = Setup::admin().start();
+    let mut browser = Browser::signed_in(&service);
+    for (path, status) in [
+        ("/admin/api-keys", 405),
+        ("/admin/test-generate", 405),
+        ("/admin/requests?q=a&q=b", 400),
+        ("/admin/image-requests/img_1/references/99999999999", 400),
+        ("/admin/requests/img_none", 404),
+        ("/admin/nothing/of/the/kind", 404),
+    ] {
+        let reply = browser.get(path).expect(status);
+        let text = reply.text();
+        assert!(text.contains("role=\"alert\"") && text.contains("Sign out"), "{path}: {text}");
+        assert_guarded(&reply, path);
+    }
+    let stranger = service.request_bare("GET", "/admin/assets/nothing.css", &[], None).expect(404);
+    assert!(!stranger.text().contains("Sign out"), "{stranger:?}");
+}
+
+#[test]
+fn without_a_worker_the_pages_say_so() {
+    let service = Setup::admin().args(&["--role", "front"]).start();
+    let mut browser = Browser::signed_in(&service);
+    browser.post("/admin/cleanup", &[("dry_run", "yes")]).expect(303);
+    for path in ["/admin", "/admin/logins", "/admin/cleanup", "/admin/test"] {
+        let page = browser.get(path).expect(200).text();
+        assert!(page.contains("No worker is running"), "{path}: {page}");
+        assert!(!page.contains("http-equiv=\"refresh\""), "{path}: nothing will come of it");
+    }
+    assert!(!browser.get("/admin").expect(200).text().contains("Worker up for"));
 }
 
 #[test]
@@ -322,7 +364,25 @@ fn a_form_that_is_refused_keeps_its_words_and_no_files() {
     // The key may be gone by the time that the form is sent.
     let fields = [("prompt", "x"), ("key", "key_000000000000")];
     let reply = draw(&mut browser, &fields, None);
-    assert!(reply.status == 400 && reply.text().contains("role=\"alert\""), "{reply:?}");
+    assert!(reply.status == 409 && reply.text().contains("Choose another"), "{reply:?}");
+    assert_eq!(support::lab::names(&folder), [""; 0]);
+    // Nor is a prompt lost where nothing is accepted just now.
+    let full = Setup::fake()
+        .set("ADMIN_PASSWORD", support::admin::PASSWORD)
+        .set("GENERATION_QUEUE_MAX_SIZE", "1")
+        .set("CODEX_WORKER_CONCURRENCY", "1")
+        .start();
+    for _ in 0..2 {
+        let id = full.submit("a kite [fake gate]");
+        wait_for("a running job", || {
+            (full.job(&id)["status"] != "queued").then_some(()).or(Some(()))
+        });
+    }
+    let key = Database::of(&full).texts("SELECT id FROM api_keys")[0].clone();
+    let mut browser = Browser::signed_in(&full);
+    let reply = draw(&mut browser, &[("prompt", "mine <b>"), ("key", &key)], None);
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.text().contains("mine &#60;b&#62;"), "{reply:?}");
 }
 
 #[test]

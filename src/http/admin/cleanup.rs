@@ -82,7 +82,7 @@ async fn show_runs(
     _: Operator,
     Query(done): Query<Done>,
 ) -> Result<Response, Trouble> {
-    let page = Page::new(&app, Place::Cleanup).after(&done);
+    let page = Page::new(&app, Place::Cleanup).after(&done).of_worker(&app).await;
     let t = page.t;
     let store = &app.store;
     let count = store.latest_order(OrderKind::Count).await?;
@@ -95,7 +95,7 @@ async fn show_runs(
         at: When(order.done_at.unwrap_or(order.at)),
     });
     let now = store::now();
-    let next = store.worker_facts().await?.next_cleanup_at;
+    let next = store.worker_facts().await?.next_cleanup_at.filter(|_| !page.no_worker);
     let view = CleanupView {
         counting,
         cleaning,

@@ -49,9 +49,12 @@ pub(super) struct Progress {
     pub(super) error: Option<String>,
     pub(super) error_code: Option<String>,
     pub(super) pictures: Vec<Picture>,
-    /// Hostile.
-    pub(super) prompt: String,
+    /// What the pictures show, for those who can't see them: the beginning of the prompt; hostile.
+    pub(super) alt: String,
 }
+
+/// Characters of it.
+const ALT: usize = 200;
 
 /// A picture.
 pub(super) struct Picture {
@@ -98,7 +101,7 @@ impl Progress {
             error: job.error.clone(),
             error_code: job.error_code.clone(),
             pictures: pictures.into_iter().map(Picture::from).collect(),
-            prompt: job.prompt.clone(),
+            alt: job.prompt.chars().take(ALT).collect(),
         }
     }
 }
@@ -140,7 +143,10 @@ async fn show_job(
     Query(done): Query<Done>,
 ) -> Result<Response, Trouble> {
     let job = details(&app, &id).await?;
-    let page = Page::new(&app, Place::History).after(&done);
+    let mut page = Page::new(&app, Place::History).after(&done);
+    if !job.state.is_final() {
+        page = page.of_worker(&app).await;
+    }
     let t = page.t;
     let pictures = app.store.pictures_of(&id).await?;
     let references = app.store.references_of(&id).await?;

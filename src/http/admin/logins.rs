@@ -68,6 +68,7 @@ async fn list(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Trouble> {
     let page = Page::new(&app, Place::Logins).after(&Done { done: wanted.done });
+    let page = page.of_worker(&app).await;
     let (logins, _) = cards(&app, page.t).await?;
     let only = Some(wanted.login.as_str()).filter(|login| !login.is_empty());
     let mut records = app.store.login_trail(only, LINES).await?;

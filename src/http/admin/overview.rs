@@ -29,7 +29,7 @@ use crate::{
     store::{
         self,
         history::HistoryFilter,
-        overview::{QueueNow, Totals},
+        overview::{QueueNow, Totals, WorkerFacts},
     },
 };
 
@@ -49,7 +49,6 @@ pub(super) fn router() -> Router<App> {
 #[template(path = "overview.html")]
 struct OverviewPage {
     page: Page,
-    has_worker: bool,
     totals: Totals,
     queue: QueueNow,
     oldest: Option<Away>,
@@ -83,7 +82,7 @@ async fn overview(
     _: Operator,
     Query(done): Query<Done>,
 ) -> Result<Response, Trouble> {
-    let page = Page::new(&app, Place::Overview).after(&done);
+    let page = Page::new(&app, Place::Overview).after(&done).of_worker(&app).await;
     let t = page.t;
     let now = store::now();
     let (logins, hours) = cards(&app, t).await?;
@@ -96,7 +95,6 @@ async fn overview(
     let queue = app.store.queue_now().await?;
     let rows = app.store.history(&HistoryFilter::default(), None, LAST).await?.rows;
     let shown = OverviewPage {
-        has_worker: health::has_worker(&app).await,
         oldest: queue.oldest_at.map(|at| Away { at, now }),
         queue,
         stored: show::bytes(totals.stored_bytes),
@@ -107,15 +105,16 @@ async fn overview(
         rolling,
         logins,
         primary_first: app.store.dispatch().await? == Dispatch::PrimaryFirst,
-        service: service(&app, now).await?,
+        service: service(&app, !page.no_worker, now).await?,
         jobs: rows.into_iter().map(|row| Row::of(t, row, now)).collect(),
         page: page.refreshing(is_waited_for),
     };
     html(StatusCode::OK, &shown)
 }
 
-async fn service(app: &App, now: i64) -> Result<Service, Trouble> {
-    let facts = app.store.worker_facts().await?;
+async fn service(app: &App, has_worker: bool, now: i64) -> Result<Service, Trouble> {
+    // What one told that is gone holds no more.
+    let facts = if has_worker { app.store.worker_facts().await? } else { WorkerFacts::default() };
     let folder: Arc<Path> = app.generated_dir.as_path().into();
     // A network's disk may take its time.
     let disk = tokio::task::spawn_blocking(move || health::disk_bytes(&folder)).await;

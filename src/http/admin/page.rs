@@ -8,6 +8,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
+    super::health,
     App, assets,
     texts::{ENGLISH, Texts},
     trouble::Trouble,
@@ -41,6 +42,8 @@ pub(super) struct Page {
     pub(super) notice: Option<&'static str>,
     /// It changes by itself: without a script the browser loads it again.
     pub(super) refresh: bool,
+    /// Nobody draws, or carries out what is asked for here.
+    pub(super) no_worker: bool,
     pub(super) signed_in: bool,
     pub(super) style: &'static str,
     pub(super) script: &'static str,
@@ -83,6 +86,7 @@ impl Page {
             place,
             notice: None,
             refresh: false,
+            no_worker: false,
             signed_in: true,
             style,
             script,
@@ -102,9 +106,15 @@ impl Page {
         self
     }
 
-    /// Loads itself again while this holds.
+    /// Loads itself again while this holds, if somebody works on it.
     pub(super) fn refreshing(mut self, refresh: bool) -> Self {
-        self.refresh = refresh;
+        self.refresh = refresh && !self.no_worker;
+        self
+    }
+
+    /// Says so when no worker is there.
+    pub(super) async fn of_worker(mut self, app: &App) -> Self {
+        self.no_worker = !health::has_worker(app).await;
         self
     }
 

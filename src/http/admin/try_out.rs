@@ -16,7 +16,7 @@ use self::sent::{Sent, Values};
 use super::{
     super::{
         accept::{self, Admission},
-        body,
+        body::{self, declared_length},
         intake::form,
     },
     App,
@@ -24,6 +24,7 @@ use super::{
     job::{Picture, Progress, details},
     page::{Page, Place, html, see_other},
     session::Operator,
+    texts::ENGLISH,
     trouble::Trouble,
 };
 use crate::{
@@ -36,6 +37,9 @@ const SIZES: [&str; 6] = ["auto", "1024x1024", "1536x1024", "1024x1536", "2048x2
 const QUALITIES: [&str; 4] = ["auto", "low", "medium", "high"];
 /// Pictures of one job.
 const COUNTS: [&str; 4] = ["1", "2", "3", "4"];
+
+/// In bytes: a form without pictures, whose words are given back where it is refused.
+const MOST_WORDS: u64 = 1024 * 1024;
 
 /// `/admin/test` and where its form goes.
 pub(super) fn router() -> Router<App> {
@@ -65,6 +69,8 @@ struct TryOutView {
     qualities: Vec<Choice>,
     counts: Vec<Choice>,
     keys: Vec<Choice>,
+    /// The key of the form can be chosen; else another must be.
+    has_chosen: bool,
     /// The job whose references can be used again, and those.
     again: Option<(String, Vec<Picture>)>,
     refused: Option<String>,
@@ -91,13 +97,15 @@ async fn view(
     shown: Option<&JobDetails>,
     refused: Option<String>,
 ) -> Result<TryOutView, Trouble> {
-    let page = Page::new(app, Place::TryIt);
+    let page = Page::new(app, Place::TryIt).of_worker(app).await;
     let keys = app.store.list_keys().await?;
     let mut again = None;
     if let Some(job) = source {
-        let references = app.store.references_of(&job.id).await?;
+        let references = app.store.references_of(&job.id).await?.into_iter();
+        // Without its mask: there is no field for one.
+        let references: Vec<_> =
+            references.filter(|reference| !reference.is_mask).map(Picture::from).collect();
         if !references.is_empty() {
-            let references = references.into_iter().map(Picture::from).collect();
             again = Some((job.id.clone(), references));
         }
     }
@@ -109,6 +117,8 @@ async fn view(
     Ok(TryOutView {
         qualities: choices(&QUALITIES, &values.quality),
         counts: choices(&COUNTS, &values.count),
+        has_chosen: values.key.is_empty()
+            || keys.iter().any(|key| key.enabled && key.id == values.key),
         keys: keys.into_iter().filter(|key| key.enabled).map(|key| choice(key, &values)).collect(),
         prompt: values.prompt,
         size: values.size,
@@ -145,26 +155,41 @@ async fn submit(
         return Err(Trouble::Bad("A form of the type multipart/form-data is wanted.".to_owned()));
     };
     let boundary = boundary?;
-    let admission = Admission::of(&app, &parts.headers).await?;
+    // Also where nothing is accepted now the words are read, to be given back.
+    let (most, admission) = match Admission::of(&app, &parts.headers).await {
+        Ok(admission) => (admission.most(), Ok(admission)),
+        Err(refused) => match declared_length(&parts.headers, MOST_WORDS) {
+            Ok(Some(length)) => (length, Err(refused)),
+            _ => return Err(refused.into()),
+        },
+    };
     let id = queue::new_job_id();
-    let folder = app.references_dir.join(&id);
     let _upload = accept::upload(&app)?;
-    let body = body::limited(body, admission.most(), app.counted());
-    let sent = Sent::read(&app, boundary, body, folder).await?;
-    let source = if queue::is_job_id(&sent.again) {
-        app.store.job_details(&sent.again).await?
-    } else {
-        None
+    let body = body::limited(body, most, app.counted());
+    let sent = Sent::read(boundary, body, app.references_dir.join(&id)).await?;
+    let earlier = sent.earlier(&app).await?;
+    let (values, source) = (sent.values(), sent.source(&app).await?);
+    let entered = async {
+        let admission = admission?;
+        let draft = sent.draft(earlier).await?;
+        let hash = draft.hash("admin", &[]);
+        let joining = admission.joining(hash);
+        accept::enter(&app, accept::new_job(&app, &values.key, id, draft, joining)).await
     };
-    let draft = match sent.draft {
-        Ok(draft) => draft,
+    match entered.await {
+        Ok(id) => Ok(see_other(&app, &format!("/test?job={id}"))),
         Err(refused) => {
-            let view = view(&app, sent.values, source.as_ref(), None, Some(refused.message()));
-            return html(StatusCode::UNPROCESSABLE_ENTITY, &view.await?);
+            let status = match refused.status() {
+                // What the API calls an unknown key.
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => StatusCode::CONFLICT,
+                StatusCode::BAD_REQUEST => StatusCode::UNPROCESSABLE_ENTITY,
+                status => status,
+            };
+            let words = match status {
+                StatusCode::CONFLICT => ENGLISH.key_is_gone.to_owned(),
+                _ => refused.message(),
+            };
+            html(status, &view(&app, values, source.as_ref(), None, Some(words)).await?)
         }
-    };
-    let hash = draft.hash("admin", &[]);
-    let job = accept::new_job(&app, &sent.values.key, id, draft, admission.joining(hash));
-    let id = accept::enter(&app, job).await?;
-    Ok(see_other(&app, &format!("/test?job={id}")))
+    }
 }

@@ -2,7 +2,7 @@
 //! a prompt twice.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -15,13 +15,13 @@ use super::super::super::{
     error::ApiError,
     intake::{
         Draft, MAX_PROMPT_BYTES, MAX_REFERENCES, Place, ReferenceFolder, Text, form::Parts,
-        invalid, is_quality, is_size, prompt, tidy, too_many, whole,
+        invalid, is_quality, is_size, prompt, too_many, whole,
     },
 };
 use crate::{
-    images::{self, Reference},
+    images::{self, BadReference, Reference},
     queue,
-    store::history::JobDetails,
+    store::{StoreError, history::JobDetails},
 };
 
 /// Text fields beside the prompt are a word.
@@ -66,58 +66,48 @@ impl Values {
     }
 }
 
-/// A form that was read to its end.
+/// A form that was read to its end. Its pictures are removed unless a draft was made of it.
 pub(super) struct Sent {
-    pub(super) values: Values,
-    /// The job whose references are used again; empty for none.
-    pub(super) again: String,
-    /// What it asks for, or what is wrong with that.
-    pub(super) draft: Result<Draft, ApiError>,
-}
-
-impl Sent {
-    /// Reads a whole body; pictures are written to `folder`, which is removed where the form is
-    /// refused. Fails where the body cannot be read to its end.
-    pub(super) async fn read(
-        app: &App,
-        boundary: String,
-        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-        folder: PathBuf,
-    ) -> Result<Self, ApiError> {
-        let earlier = app.references_dir.clone();
-        let runtime = tokio::runtime::Handle::current();
-        // The whole of it on a thread that may wait for the disk.
-        accept::on_blocking_thread(move || {
-            let mut form = Form::new(&folder);
-            let read = runtime.block_on(form.parts(boundary, body));
-            tidy(&folder, read)?;
-            let (values, again) = (form.values(), form.again.clone());
-            let draft = tidy(&folder, form.draft(&values, &earlier));
-            Ok(Self { values, again, draft })
-        })
-        .await
-    }
-}
-
-struct Form {
     folder: ReferenceFolder,
+    path: PathBuf,
     prompt: Option<Text>,
     size: String,
     quality: String,
     count: String,
     key: String,
+    /// The job that filled it; empty for none.
     again: String,
+    /// The references of that job are to be used.
     same_references: bool,
     references: Vec<Reference>,
     /// The first picture that won't do; the words behind it are still read.
     refused: Option<ApiError>,
+    is_drafted: bool,
 }
 
-impl Form {
-    fn new(folder: &Path) -> Self {
+impl Sent {
+    /// Reads a whole body; pictures are written to `folder`. Fails where the body cannot be read to
+    /// its end.
+    pub(super) async fn read(
+        boundary: String,
+        body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        folder: PathBuf,
+    ) -> Result<Self, ApiError> {
+        let runtime = tokio::runtime::Handle::current();
+        // The whole of it on a thread that may wait for the disk.
+        accept::on_blocking_thread(move || {
+            let mut form = Self::new(folder);
+            runtime.block_on(form.parts(boundary, body))?;
+            Ok(form)
+        })
+        .await
+    }
+
+    fn new(path: PathBuf) -> Self {
         let Values { size, quality, count, .. } = Values::default();
         Self {
-            folder: ReferenceFolder::new(folder),
+            folder: ReferenceFolder::new(&path),
+            path,
             prompt: None,
             size,
             quality,
@@ -127,7 +117,32 @@ impl Form {
             same_references: false,
             references: Vec::new(),
             refused: None,
+            is_drafted: false,
         }
+    }
+
+    /// The job that filled it, when there still is one.
+    pub(super) async fn source(&self, app: &App) -> Result<Option<JobDetails>, StoreError> {
+        if !queue::is_job_id(&self.again) {
+            return Ok(None);
+        }
+        app.store.job_details(&self.again).await
+    }
+
+    /// The files of the references that are to be used again, in their order.
+    pub(super) async fn earlier(&self, app: &App) -> Result<Vec<(PathBuf, String)>, StoreError> {
+        if !self.same_references || !queue::is_job_id(&self.again) {
+            return Ok(Vec::new());
+        }
+        let folder = app.references_dir.join(&self.again);
+        let references = app.store.references_of(&self.again).await?.into_iter();
+        let pictures = references.filter(|reference| !reference.is_mask);
+        Ok(pictures.map(|reference| (folder.clone(), reference.file)).collect())
+    }
+
+    /// What it asks for, or what is wrong with that.
+    pub(super) async fn draft(self, earlier: Vec<(PathBuf, String)>) -> Result<Draft, ApiError> {
+        accept::on_blocking_thread(move || self.draft_here(&earlier)).await
     }
 
     async fn parts(
@@ -183,7 +198,8 @@ impl Form {
         Ok(Place::at(REFERENCE, self.references.len()))
     }
 
-    fn values(&self) -> Values {
+    /// Its words.
+    pub(super) fn values(&self) -> Values {
         Values {
             prompt: self.prompt.as_ref().map(|text| text.value.clone()).unwrap_or_default(),
             size: self.size.clone(),
@@ -193,12 +209,13 @@ impl Form {
         }
     }
 
-    fn draft(mut self, values: &Values, earlier: &Path) -> Result<Draft, ApiError> {
+    fn draft_here(mut self, earlier: &[(PathBuf, String)]) -> Result<Draft, ApiError> {
+        let values = self.values();
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
-        if self.same_references && queue::is_job_id(&self.again) {
-            self.copy_references(&earlier.join(&self.again))?;
+        for (folder, file) in earlier {
+            self.copy_reference(folder, file)?;
         }
         let prompt = prompt(self.prompt.take())?;
         if !is_size(&values.size) {
@@ -216,35 +233,38 @@ impl Form {
         if values.key.is_empty() {
             return Err(invalid("key", "'key' must be one of the keys that are enabled."));
         }
+        self.is_drafted = true;
         Ok(Draft {
             prompt,
-            size: values.size.clone(),
-            quality: values.quality.clone(),
+            size: values.size,
+            quality: values.quality,
             background: "auto",
             output: None,
             end_user: None,
             count: if self.references.is_empty() { count } else { 1 },
-            references: self.references,
+            references: std::mem::take(&mut self.references),
             has_mask: false,
         })
     }
 
-    /// The references of an earlier job, in their order; each is verified anew.
-    fn copy_references(&mut self, from: &Path) -> Result<(), ApiError> {
-        let entries = std::fs::read_dir(from).into_iter().flatten().flatten();
-        let mut names: Vec<_> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort_by_key(|name| (name.len(), name.clone()));
-        for name in names {
-            let Ok(stored) = images::open(from, &name) else { continue };
-            let place = self.place()?;
-            let mut writer = self.folder.raw(&place)?;
-            copy(stored.file, |portion| {
-                writer.push(portion).map_err(|reason| place.refuse(&reason))
-            })?;
-            self.references.push(writer.finish().map_err(|reason| place.refuse(&reason))?);
-        }
+    /// A reference of an earlier job; it is verified anew.
+    fn copy_reference(&mut self, folder: &Path, file: &str) -> Result<(), ApiError> {
+        let place = self.place()?;
+        let stored =
+            images::open(folder, file).map_err(|error| place.refuse(&BadReference::Io(error)))?;
+        let mut writer = self.folder.raw(&place)?;
+        copy(stored.file, |portion| writer.push(portion).map_err(|reason| place.refuse(&reason)))?;
+        self.references.push(writer.finish().map_err(|reason| place.refuse(&reason))?);
         Ok(())
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if !self.is_drafted {
+            // Also when it was never made. A file or five: done in a moment.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
