@@ -120,10 +120,14 @@ CREATE INDEX turns_by_end ON turns (finished_at, login, state) WHERE finished_at
 -- Counted as it happens: no page counts a million rows.
 ALTER TABLE api_keys ADD COLUMN jobs INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE api_keys ADD COLUMN images INTEGER NOT NULL DEFAULT 0;
-UPDATE api_keys SET
-    jobs = (SELECT count(*) FROM jobs WHERE api_key_id = api_keys.id),
-    images = (SELECT count(*) FROM turns JOIN jobs ON jobs.id = turns.job_id
-              WHERE api_key_id = api_keys.id AND turns.state = 'succeeded');
+UPDATE api_keys SET jobs = made.jobs
+    FROM (SELECT api_key_id, count(*) AS jobs FROM jobs GROUP BY api_key_id) AS made
+    WHERE made.api_key_id = api_keys.id;
+UPDATE api_keys SET images = made.images
+    FROM (SELECT jobs.api_key_id, count(*) AS images FROM turns
+          JOIN jobs ON jobs.seq = turns.job_seq WHERE turns.state = 'succeeded'
+          GROUP BY jobs.api_key_id) AS made
+    WHERE made.api_key_id = api_keys.id;
 
 -- One row: the pictures that lie on the disk.
 CREATE TABLE stored_images (
@@ -162,6 +166,12 @@ INSERT INTO login_windows
 CREATE TRIGGER quota_told AFTER INSERT ON login_quota BEGIN
     INSERT OR REPLACE INTO login_windows
         VALUES (NEW.login, NEW.quota, NEW.minutes, NEW.at, NEW.used, NEW.resets_at);
+END;
+
+-- A process of the version before may still accept jobs.
+CREATE TRIGGER turn_asked AFTER INSERT ON turns WHEN NEW.job_seq IS NULL BEGIN
+    UPDATE turns SET job_seq = (SELECT seq FROM jobs WHERE id = NEW.job_id)
+        WHERE job_id = NEW.job_id AND position = NEW.position;
 END;
 
 CREATE TRIGGER job_accepted AFTER INSERT ON jobs BEGIN

@@ -245,7 +245,14 @@ impl Cleaner {
             Err(CleanupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Ok(());
             }
-            entries => entries?,
+            Ok(entries) => entries,
+            Err(error) => {
+                // It is but a cache: the rest is cleaned up all the same.
+                let folder = self.thumbnails_dir.display().to_string();
+                let (reason, advice) = (error.to_string(), "Make it readable".to_owned());
+                report.skipped.push(Skipped { folder, reason, advice });
+                return Ok(());
+            }
         };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };

@@ -424,6 +424,22 @@ fn an_open_job_is_followed_cancelled_and_deleted() {
 }
 
 #[test]
+fn a_repeated_request_does_not_draw_what_was_deleted() {
+    let service = Setup::admin().start();
+    let submit = || {
+        let headers = [("idempotency-key", "one"), ("content-type", "application/json")];
+        service.request("POST", "/v1/images/jobs", &headers, Some(b"{\"prompt\":\"a kite\"}"))
+    };
+    let id = submit().expect(202).json()["id"].as_str().unwrap().to_owned();
+    service.wait_job(&id);
+    let mut browser = Browser::signed_in(&service);
+    browser.post(&format!("/admin/image-requests/{id}/delete"), &[]).expect(303);
+    assert_eq!(submit().expect(202).json()["id"], id.as_str());
+    service.request("GET", &format!("/v1/images/jobs/{id}"), &[], None).expect(404);
+    assert_eq!(Database::of(&service).number("SELECT count(*) FROM jobs"), 1);
+}
+
+#[test]
 fn pictures_are_small_copies_made_once() {
     let service = Setup::admin().start();
     let made = service.generate("a kite").expect(200).json();

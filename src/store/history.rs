@@ -311,7 +311,8 @@ impl Store {
     }
 
     /// Deletes a job from what is shown: one that is open is cancelled, its words and Codex's are
-    /// forgotten, and its files are due. What counts towards limits stays. False when there is none.
+    /// forgotten, and its files are due. What counts towards limits stays, and so does what makes a
+    /// repetition of its request find it: that is not drawn after all. False when there is none.
     pub async fn delete_job(&self, id: &str) -> Result<bool, StoreError> {
         let mut writer = self.write.acquire().await?;
         let outcome = delete(&mut writer, id).await;
@@ -323,7 +324,7 @@ async fn delete(writer: &mut SqliteConnection, id: &str) -> sqlx::Result<bool> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let done = sqlx::query(
         "UPDATE jobs SET deleted_at = ?2, expires_at = min(expires_at, ?2), prompt = '', \
-         error = NULL, end_user = NULL, request_hash = NULL, idempotency_key = NULL, \
+         error = NULL, end_user = NULL, \
          finished_at = coalesce(finished_at, ?2), lease_owner = NULL, lease_until = NULL, \
          generation = generation + (state IN ('queued', 'running')), \
          state = CASE WHEN state IN ('queued', 'running') THEN 'cancelled' \

@@ -5,6 +5,7 @@ use std::{
     fs::{DirBuilder, File, OpenOptions},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use sqlx::{
@@ -37,27 +38,37 @@ pub(super) async fn bring_up_to_date(
     let _lock = tokio::task::spawn_blocking(move || lock(&lock_path))
         .await
         .map_err(|panic| StoreError::Sql(sqlx::Error::Protocol(panic.to_string())))??;
-    match look(path).await {
+    let from = match look(path).await {
         Ok(Sight::Empty) if !may_make => return Err(missing()),
         // SQLite would not let the group write, and gives its other files the mode of this one.
-        Ok(Sight::Empty) => make_shared(path)?,
+        Ok(Sight::Empty) => make_shared(path).map(|()| None)?,
         Ok(sight) => {
             refuse_others(path, &sight)?;
             if is_current(path).await? {
                 return Ok(());
             }
+            if let Sight::Ours(from) = sight { from } else { None }
         }
         Err(error) if is_no_database(&error) => {
             return Err(StoreError::NoDatabase(path.display().to_string()));
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     // Its commits need not each reach the disk: closing syncs them all (or, when others have the
     // database open, the next commit does, for it syncs the log up to its own end).
     let options = options.clone().synchronous(SqliteSynchronous::Normal);
     let mut connection = options.connect().await?;
+    let begun = Instant::now();
+    if let Some(from) = from {
+        // A long history takes its time, and a service that says nothing seems to hang.
+        tracing::info!(from, to = newest(), "bringing the database up to date");
+    }
     MIGRATIONS.run(&mut connection).await?;
     connection.close().await?;
+    if from.is_some() {
+        let seconds = begun.elapsed().as_secs();
+        tracing::info!(seconds, "the database is up to date");
+    }
     Ok(())
 }
 

@@ -68,10 +68,12 @@ impl Store {
         until: Option<i64>,
     ) -> Result<i64, StoreError> {
         let done = sqlx::query(
-            // Asked twice before it was carried out, it is carried out once.
+            // Asked twice in a row before it was carried out, it is carried out once. What is asked
+            // of the same subject in between counts.
             "INSERT INTO orders (at, what, subject, until) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS \
-             (SELECT 1 FROM orders WHERE done_at IS NULL AND what = ?2 AND subject = ?3 \
-              AND until IS ?4)",
+             (SELECT 1 FROM orders WHERE what = ?2 AND until IS ?4 AND seq = \
+              (SELECT max(seq) FROM orders WHERE done_at IS NULL AND subject = ?3 \
+               AND (?3 <> '' OR what = ?2)))",
         )
         .bind(now())
         .bind(what)
@@ -140,12 +142,16 @@ impl Store {
             .await?)
     }
 
-    /// Removes what nobody asks for any more.
+    /// Removes what nobody asks for any more. A rest that is not over is known by its order.
     pub async fn forget_old_orders(&self) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM orders WHERE done_at < ?")
-            .bind(now() - KEPT)
-            .execute(&self.write)
-            .await?;
+        sqlx::query(
+            "DELETE FROM orders WHERE done_at < ?1 \
+             AND NOT (what = 'rest_login' AND coalesce(until > ?2, 1))",
+        )
+        .bind(now() - KEPT)
+        .bind(now())
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 }
@@ -173,6 +179,30 @@ mod tests {
         assert!(latest[0].failed && latest[0].outcome.as_deref() == Some("no such login"));
         let tested = store.latest_order(OrderKind::TestLogin).await.unwrap().unwrap();
         assert_eq!((tested.failed, tested.outcome.as_deref()), (false, Some("fine")));
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_in_between_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("x.db")).await.unwrap();
+        for what in [OrderKind::RestLogin, OrderKind::WakeLogin, OrderKind::RestLogin] {
+            store.give_order(what, "one", None).await.unwrap();
+        }
+        for what in [OrderKind::Count, OrderKind::CleanUp, OrderKind::Count] {
+            store.give_order(what, "", None).await.unwrap();
+        }
+        let open: Vec<_> = store.open_orders().await.unwrap();
+        let kinds: Vec<_> = open.iter().map(|order| order.what).collect();
+        use OrderKind::{CleanUp, Count, RestLogin, WakeLogin};
+        assert_eq!(kinds, [RestLogin, WakeLogin, RestLogin, Count, CleanUp]);
+        // A rest that is in force outlives the others.
+        for order in open {
+            store.close_order(order.seq, Ok("")).await.unwrap();
+        }
+        sqlx::query("UPDATE orders SET done_at = 1").execute(&store.write).await.unwrap();
+        store.forget_old_orders().await.unwrap();
+        assert_eq!(store.latest_login_orders().await.unwrap()[0].what, RestLogin);
+        assert!(store.latest_order(CleanUp).await.unwrap().is_none());
     }
 
     #[tokio::test]
