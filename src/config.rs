@@ -237,19 +237,30 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let row = self.resolved.iter().find(|row| row.name == table::PUBLIC_BASE_URL.name);
+        let path = self.public_base_url.parse::<Uri>().map(|url| url.path().to_owned());
+        let path = path.as_deref().unwrap_or_default().trim_end_matches('/');
+        let prefix = &self.admin_url_prefix;
+        let mut warnings = Vec::new();
+        if row.is_some_and(|row| row.origin != "default") && path != prefix {
+            warnings.push(format!(
+                "PUBLIC_BASE_URL ends in the path \"{path}\" and ADMIN_URL_PREFIX is \"{prefix}\": \
+                 behind a proxy both name the path under which it shows the service"
+            ));
+        }
         match &self.listen {
             Listen::Tcp(address)
                 if !address.ip().is_loopback()
                     && row.is_some_and(|row| row.origin == "default") =>
             {
-                vec![format!(
+                warnings.push(format!(
                     "LISTEN is {address}, but PUBLIC_BASE_URL is not set: picture URLs begin with \
                      {}, which other machines cannot reach",
                     self.public_base_url
-                )]
+                ));
             }
-            _ => Vec::new(),
+            _ => {}
         }
+        warnings
     }
 
     /// The origin of `PUBLIC_BASE_URL` as browsers write it: lower-case, without a path and without

@@ -144,6 +144,7 @@ fn what_is_refused_is_said_on_a_page() {
     ] {
         let reply = browser.get(path).expect(status);
         let text = reply.text();
+        assert!(text.contains("<h1>"), "{path}");
         assert!(text.contains("role=\"alert\"") && text.contains("Sign out"), "{path}: {text}");
         assert_guarded(&reply, path);
     }
@@ -179,7 +180,8 @@ fn a_key_is_disabled_renamed_and_deleted() {
     deed("enable", &[]).expect(303);
     service.request_as(&key, "GET", "/v1/images/jobs", None).expect(200);
     deed("rename", &[("name", "second")]).expect(303);
-    deed("rename", &[("name", "\u{7}")]).expect(422);
+    let refused = deed("rename", &[("name", "\u{7}")]).expect(422).text();
+    assert!(refused.contains("<details open>") && refused.matches("1 to 100").count() == 1);
     assert_eq!(Database::of(&service).texts("SELECT name FROM api_keys"), ["second"]);
     deed("delete", &[("confirm", "yes")]).expect(303);
     service.request_as(&key, "GET", "/v1/images/jobs", None).expect(401);
@@ -320,6 +322,12 @@ fn the_try_out_draws_as_any_caller_does() {
     assert_eq!(sent.header("content-security-policy"), Some("default-src 'none'; sandbox"));
     browser.get(&format!("/admin/image-requests/{one}/references/2")).expect(404);
 
+    // A line ends as callers end it, whatever browsers send.
+    let lines = [("prompt", "one\r\ntwo"), ("key", &key)];
+    let lines = job_of(&draw(&mut browser, &lines, None).expect(303));
+    let stored = format!("SELECT prompt FROM jobs WHERE id = '{lines}'");
+    assert_eq!(Database::of(&service).texts(&stored), ["one\ntwo"]);
+
     // Once more with the same picture, from the job.
     assert!(
         browser.get(&format!("/admin/test?again={one}")).expect(200).text().contains(&reference)
@@ -412,6 +420,10 @@ fn an_open_job_is_followed_cancelled_and_deleted() {
     }
     assert!(heard.contains("\"cancelled\""), "{heard}");
     let late = browser.post(&format!("/admin/image-requests/{id}/cancel"), &[]).expect(303);
+    assert!(late.header("location").unwrap().ends_with("done=cancelled"), "a second click");
+    let drawn = service.submit("a kite");
+    service.wait_job(&drawn);
+    let late = browser.post(&format!("/admin/image-requests/{drawn}/cancel"), &[]).expect(303);
     assert!(late.header("location").unwrap().ends_with("done=too-late"));
 
     browser.get(&format!("/admin/image-requests/{id}/delete")).expect(200);

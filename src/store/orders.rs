@@ -183,17 +183,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_asked_in_between_counts() {
+        use OrderKind::{CleanUp, Count, RestLogin, WakeLogin};
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("x.db")).await.unwrap();
-        for what in [OrderKind::RestLogin, OrderKind::WakeLogin, OrderKind::RestLogin] {
+        for what in [RestLogin, WakeLogin, RestLogin] {
             store.give_order(what, "one", None).await.unwrap();
         }
-        for what in [OrderKind::Count, OrderKind::CleanUp, OrderKind::Count] {
+        for what in [Count, CleanUp, Count] {
             store.give_order(what, "", None).await.unwrap();
         }
         let open: Vec<_> = store.open_orders().await.unwrap();
         let kinds: Vec<_> = open.iter().map(|order| order.what).collect();
-        use OrderKind::{CleanUp, Count, RestLogin, WakeLogin};
         assert_eq!(kinds, [RestLogin, WakeLogin, RestLogin, Count, CleanUp]);
         // A rest that is in force outlives the others.
         for order in open {

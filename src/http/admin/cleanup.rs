@@ -96,14 +96,18 @@ async fn show_runs(
     });
     let now = store::now();
     let next = store.worker_facts().await?.next_cleanup_at.filter(|_| !page.no_worker);
+    let runs = store.cleanup_runs(RUNS).await?;
+    // What a clean-up has removed since is not to go any more.
+    let newest = runs.first().map_or(0, |run| run.finished_at);
+    let counted = store.latest_count().await?.filter(|count| count.started_at >= newest);
     let view = CleanupView {
         counting,
         cleaning,
         failed,
-        counted: store.latest_count().await?.map(|run| Run::of(t, run)),
+        counted: counted.map(|run| Run::of(t, run)),
         next: next.map(|at| Away { at, now }),
         by_timer: app.admin.cleanup_by_timer,
-        runs: store.cleanup_runs(RUNS).await?.into_iter().map(|run| Run::of(t, run)).collect(),
+        runs: runs.into_iter().map(|run| Run::of(t, run)).collect(),
         page: page.refreshing(counting || cleaning),
     };
     html(StatusCode::OK, &view)

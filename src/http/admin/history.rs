@@ -39,6 +39,7 @@ pub(super) struct Row {
     pub(super) id: String,
     pub(super) state: &'static str,
     pub(super) class: &'static str,
+    pub(super) is_open: bool,
     /// Hostile.
     pub(super) prompt: String,
     pub(super) key_name: String,
@@ -59,6 +60,7 @@ impl Row {
         Self {
             state: t.job_state(row.state),
             class: class(row.state),
+            is_open: !row.state.is_final(),
             created: When(row.created_at),
             took: row
                 .started_at

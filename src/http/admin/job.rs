@@ -116,6 +116,7 @@ struct Phase {
 /// What Codex did about one picture.
 struct Turn {
     number: u32,
+    state: String,
     details: TurnDetails,
     began: Option<When>,
     took: Option<String>,
@@ -160,7 +161,7 @@ async fn show_job(
         is_purged: job.purged_at.is_some() || job.state == JobState::Expired,
         references: references.into_iter().map(Picture::from).collect(),
         phases: phases(t, &job),
-        turns: turns.into_iter().map(turn).collect(),
+        turns: turns.into_iter().map(|details| turn(t, details, is_open)).collect(),
         page: page.titled(t.job).refreshing(is_open),
         job,
     };
@@ -194,10 +195,13 @@ fn phases(t: &Texts, job: &JobDetails) -> Vec<Phase> {
     begun.iter().zip(ends).map(phase).collect()
 }
 
-fn turn(details: TurnDetails) -> Turn {
+fn turn(t: &Texts, details: TurnDetails, is_open: bool) -> Turn {
+    let has_ended = matches!(details.state.as_str(), "succeeded" | "failed");
+    let state = if has_ended || is_open { details.state.clone() } else { t.not_drawn.to_owned() };
     let took = details.started_at.zip(details.finished_at);
     Turn {
         number: details.position + 1,
+        state,
         began: details.started_at.map(When),
         took: took.map(|(from, until)| show::span(until.saturating_sub(from))),
         details,
@@ -220,9 +224,12 @@ async fn cancel(
     _: Operator,
     Path(id): Path<String>,
 ) -> Result<Response, Trouble> {
-    details(&app, &id).await?;
+    let job = details(&app, &id).await?;
     let done = if app.queue.cancel(None, &id).await? {
         app.metrics.job_finished(JobState::Cancelled.as_str(), None);
+        "cancelled"
+    } else if job.state == JobState::Cancelled {
+        // The second of two clicks.
         "cancelled"
     } else {
         "too-late"

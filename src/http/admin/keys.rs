@@ -37,8 +37,23 @@ struct KeysPage {
     /// Shown this once.
     fresh: Vec<String>,
     keys: Vec<ApiKey>,
-    /// The name that was refused, and why.
-    refused: Option<(String, &'static str)>,
+    /// The name that was refused.
+    refused: Option<RefusedName>,
+}
+
+impl KeysPage {
+    /// The name that was refused for this key.
+    fn refused_for(&self, id: &str) -> Option<&str> {
+        let refused = self.refused.as_ref().filter(|refused| refused.id == id)?;
+        Some(&refused.name)
+    }
+}
+
+/// A name that is none.
+struct RefusedName {
+    /// Of the key that was to be called so; empty for a new one.
+    id: String,
+    name: String,
 }
 
 #[derive(Template)]
@@ -82,7 +97,7 @@ async fn create(
     Form(form): Form<Name>,
 ) -> Result<Response, Trouble> {
     let Some(name) = api_key::checked_name(&form.name) else {
-        return refuse(&app, form.name).await;
+        return refuse(&app, String::new(), form.name).await;
     };
     let key = api_key::generate().map_err(|error| {
         tracing::error!(%error, "no key could be made");
@@ -96,9 +111,9 @@ async fn create(
 }
 
 /// The page again, with the name that won't do and why.
-async fn refuse(app: &App, name: String) -> Result<Response, Trouble> {
+async fn refuse(app: &App, id: String, name: String) -> Result<Response, Trouble> {
     let page = Page::new(app, Place::Keys);
-    let refused = Some((name, page.t.bad_key_name));
+    let refused = Some(RefusedName { id, name });
     let keys = app.store.list_keys().await?;
     html(StatusCode::UNPROCESSABLE_ENTITY, &KeysPage { page, fresh: Vec::new(), keys, refused })
 }
@@ -126,7 +141,7 @@ async fn rename(
     Form(form): Form<Name>,
 ) -> Result<Response, Trouble> {
     let Some(name) = api_key::checked_name(&form.name) else {
-        return refuse(&app, form.name).await;
+        return refuse(&app, id, form.name).await;
     };
     told(&app, app.store.rename_key(&id, name).await?, &id, "renamed")
 }

@@ -139,7 +139,10 @@ fn to_sign_in(app: &App, parts: &Parts) -> Response {
     if reads && !is_page {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let below = if reads { below_base(app, parts) } else { String::new() };
+    if !reads {
+        return see_other(app, "/login?ended=yes");
+    }
+    let below = below_base(app, parts);
     if below.is_empty() {
         return see_other(app, "/login");
     }

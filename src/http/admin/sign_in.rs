@@ -157,6 +157,8 @@ struct LoginPage {
 #[serde(default)]
 struct Asked {
     next: String,
+    /// Something was sent without a session.
+    ended: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -175,11 +177,12 @@ async fn show(
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Trouble> {
-    let next = asked.map_or_else(|_| String::new(), |Query(asked)| asked.next);
+    let Asked { next, ended } = asked.map_or_else(|_| Asked::default(), |Query(asked)| asked);
     if current(&app.admin.sign_in, &headers).await?.is_some() {
         return Ok(see_other(&app, harmless(&next)));
     }
-    form(&app, StatusCode::OK, Given { next, ..Given::default() }, None)
+    let words = (!ended.is_empty()).then(|| ENGLISH.session_ended.to_owned());
+    form(&app, StatusCode::OK, Given { next, ..Given::default() }, words)
 }
 
 fn form(

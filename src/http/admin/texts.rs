@@ -43,6 +43,7 @@ texts! {
     user_name: "User name",
     password: "Password",
     remember: "Stay signed in for 30 days",
+    session_ended: "Your session had ended, so nothing was done. Sign in, and do it again.",
     wrong_sign_in: "The user name or the password is wrong.",
     no_form: "Signing in needs a form: application/x-www-form-urlencoded.",
     form_too_large: "The form is larger than a user name and a password can be.",
@@ -155,7 +156,7 @@ texts! {
 
     // History
     search: "Search",
-    search_hint: "Words of the prompt, or the beginning of an id.",
+    search_hint: "A part of the prompt as it stands, or an id: img_ and at least eight digits.",
     state: "State",
     any: "any",
     key: "Key",
@@ -168,7 +169,7 @@ texts! {
     look_further: "Look further back",
     export_csv: "Export CSV",
     export_jsonl: "Export JSON lines",
-    no_jobs: "There is no such job.",
+    no_jobs: "No jobs to show.",
     filter: "Filter",
 
     state_queued: "queued",
@@ -203,6 +204,7 @@ texts! {
     expired_note: "Its files have been removed.",
     attempts: "Attempts",
     turns: "What Codex did",
+    not_drawn: "not drawn",
     turn: "Picture",
     thread: "Thread",
     stdout: "Standard output",
@@ -214,7 +216,7 @@ texts! {
     cancel_job: "Cancel job",
     delete_job: "Delete job",
     delete_job_title: "Delete this job?",
-    delete_job_words: "Its prompt, its pictures and what Codex said of it go for good. One that is being drawn is cancelled. It goes on counting towards the limits.",
+    delete_job_words: "Its prompt, its pictures and what Codex said of it go for good. One that is being drawn is cancelled. It goes on counting in the figures.",
     open_job: "Open the job",
     waits_until: "It waits for a quota until",
     progress: "Progress",

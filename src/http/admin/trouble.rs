@@ -23,6 +23,8 @@ pub(super) enum Trouble {
     NoPicture,
     /// The form or the address makes no sense; in words for the operator.
     Bad(String),
+    /// The same with another status.
+    Told(StatusCode, String),
     /// Another site sent it.
     CrossSite,
     /// Not now: in words, and in how many seconds.
@@ -42,6 +44,7 @@ impl Trouble {
             Self::NoLogin => missing(t.no_such_login),
             Self::NoPicture => missing(t.no_such_picture),
             Self::Bad(words) => (StatusCode::BAD_REQUEST, t.bad_request, words.clone()),
+            Self::Told(status, words) => (*status, t.refused, words.clone()),
             Self::CrossSite => (StatusCode::FORBIDDEN, t.refused, t.cross_site.to_owned()),
             Self::Later(words, _) => (StatusCode::SERVICE_UNAVAILABLE, t.refused, words.clone()),
             Self::Broken => {
@@ -85,7 +88,8 @@ impl From<ApiError> for Trouble {
                 Self::Later(words, 5)
             }
             status if status.is_server_error() => Self::Broken,
-            _ => Self::Bad(words),
+            StatusCode::BAD_REQUEST => Self::Bad(words),
+            status => Self::Told(status, words),
         }
     }
 }

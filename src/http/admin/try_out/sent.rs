@@ -154,7 +154,10 @@ impl Sent {
         while let Some(mut part) = parts.next().await? {
             let word = match part.name() {
                 "prompt" => {
-                    self.prompt = Some(part.text("prompt", MAX_PROMPT_BYTES).await?);
+                    // Browsers send a line's end as two characters, of which a caller sends one.
+                    let mut text = part.text("prompt", 2 * MAX_PROMPT_BYTES).await?;
+                    text.value = text.value.replace("\r\n", "\n");
+                    self.prompt = Some(text);
                     continue;
                 }
                 REFERENCE if self.refused.is_none() => {
