@@ -653,21 +653,21 @@ fn a_job_that_is_deleted_while_it_is_drawn_ends_and_leaves_nothing() {
 }
 
 #[test]
-fn a_repeated_request_does_not_find_a_deleted_job() {
+fn a_repeated_request_does_not_draw_what_was_deleted() {
     let service = Setup::fake().start();
-    let submit = || {
-        let headers = [("content-type", "application/json"), ("idempotency-key", "once")];
+    let submit = |repeats: (&str, &str)| {
+        let headers = [("content-type", "application/json"), repeats];
         let body = json!({"prompt": "a kite"}).to_string();
         let reply = service.request("POST", "/v1/images/jobs", &headers, Some(body.as_bytes()));
         reply.expect(202).json()["id"].as_str().unwrap().to_owned()
     };
-    let first = submit();
+    let (key, again) = (("idempotency-key", "once"), ("x-stainless-retry-count", "1"));
+    let first = submit(key);
     service.wait_job(&first);
-    assert_eq!(submit(), first);
     assert!(delete(&service, &first));
-    let second = submit();
-    assert_ne!(second, first);
-    assert_eq!(service.wait_job(&second)["status"], "succeeded");
+    wait_for("its files to go", || left(&service, &first).is_empty().then_some(()));
+    assert_eq!((submit(key), submit(again)), (first.clone(), first));
+    assert_eq!(fake::payments(&service.codex_home()).len(), 1);
 }
 
 #[test]
