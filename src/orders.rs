@@ -14,7 +14,7 @@ use crate::{
     codex::Engine,
     logins::{self, Wanted},
     queue::bell::{Doorbell, Ring},
-    retention::{Cause, Cleaner, CleanupError, Removal},
+    retention::{Cause, Cleaner, Removal},
     store::{
         Store, StoreError, now,
         orders::{Order, OrderKind, rest_by_hand},
@@ -173,8 +173,7 @@ impl Orders {
                 Ok(Removal::Partly) => {
                     Ok(Err("not all could be removed; the next clean-up tries again".to_owned()))
                 }
-                Err(CleanupError::Store(error)) => Err(error),
-                Err(error) => Ok(Err(error.to_string())),
+                Err(error) => Err(error),
             },
             OrderKind::RestLogin | OrderKind::WakeLogin => return,
         };

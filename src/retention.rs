@@ -19,12 +19,12 @@ use std::{
 };
 
 use self::names::{is_job_id, is_temporary, job_of_picture, picture_of_thumbnail, thumbnail_of};
-pub use self::report::{Cause, CleanupError, Report, Skipped};
+pub use self::report::{Cause, Report, Skipped};
 use crate::{
     codex::Engine,
     config::Config,
     state_dir,
-    store::{self, Store},
+    store::{self, Store, StoreError},
 };
 
 /// Jobs that are looked up at a time.
@@ -75,7 +75,7 @@ impl Cleaner {
     }
 
     /// Removes the files of a job that the operator deleted, before the clean-up comes to it.
-    pub async fn remove_deleted(&self, id: &str) -> Result<Removal, CleanupError> {
+    pub async fn remove_deleted(&self, id: &str) -> Result<Removal, StoreError> {
         if !self.store.is_deleted_with_files(id).await? {
             return Ok(Removal::Nothing);
         }
@@ -84,7 +84,7 @@ impl Cleaner {
     }
 
     /// Removes everything whose time is over; with `dry_run` only counts it.
-    async fn run_into(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+    async fn run_into(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
         self.expire(dry_run, report).await?;
         let instance = self.store.instance().await?;
         if is_marked(&self.generated_dir, &instance, report).await {
@@ -101,7 +101,7 @@ impl Cleaner {
         self.threads(dry_run, report).await
     }
 
-    async fn expire(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+    async fn expire(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
         let now = store::now();
         let mut after = (i64::MIN, String::new());
         loop {
@@ -121,7 +121,7 @@ impl Cleaner {
         id: &str,
         dry_run: bool,
         report: &mut Report,
-    ) -> Result<bool, CleanupError> {
+    ) -> Result<bool, StoreError> {
         report.expired_jobs += 1;
         let files = self.store.files_of(id).await?;
         report.images += files.len() as u64;
@@ -150,8 +150,8 @@ impl Cleaner {
     }
 
     /// Pictures that no row names: a crash came between file and row.
-    async fn orphan_files(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
-        let mut entries = read_dir(&self.generated_dir).await?;
+    async fn orphan_files(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
+        let Some(mut entries) = entries(&self.generated_dir, report).await else { return Ok(()) };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let job = job_of_picture(&name);
@@ -177,7 +177,7 @@ impl Cleaner {
         instance: &str,
         dry_run: bool,
         report: &mut Report,
-    ) -> Result<(), CleanupError> {
+    ) -> Result<(), StoreError> {
         let now = store::now();
         let mut after = String::new();
         loop {
@@ -209,12 +209,12 @@ impl Cleaner {
         kind: Folders,
         dry_run: bool,
         report: &mut Report,
-    ) -> Result<(), CleanupError> {
+    ) -> Result<(), StoreError> {
         let parent = match kind {
             Folders::References => &self.references_dir,
             Folders::Work => &self.workdir,
         };
-        let mut entries = read_dir(parent).await?;
+        let Some(mut entries) = entries(parent, report).await else { return Ok(()) };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let Some(found) = old_entry(&entry).await else { continue };
@@ -239,21 +239,12 @@ impl Cleaner {
 
     /// Thumbnails of pictures that no row names, and what was left of making one. The folder needs no
     /// mark: whatever is missed there is made again.
-    async fn thumbnails(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
-        let mut entries = match read_dir(&self.thumbnails_dir).await {
-            // Before the first start of a version that knows it.
-            Err(CleanupError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(());
-            }
-            Ok(entries) => entries,
-            Err(error) => {
-                // It is but a cache: the rest is cleaned up all the same.
-                let folder = self.thumbnails_dir.display().to_string();
-                let (reason, advice) = (error.to_string(), "Make it readable".to_owned());
-                report.skipped.push(Skipped { folder, reason, advice });
-                return Ok(());
-            }
-        };
+    async fn thumbnails(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
+        // Before the first start of a version that knows it.
+        if matches!(tokio::fs::try_exists(&self.thumbnails_dir).await, Ok(false)) {
+            return Ok(());
+        }
+        let Some(mut entries) = entries(&self.thumbnails_dir, report).await else { return Ok(()) };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let found = match picture_of_thumbnail(&name) {
@@ -273,7 +264,7 @@ impl Cleaner {
     }
 
     /// What Codex still keeps of our finished threads; those of others are not touched.
-    async fn threads(&self, dry_run: bool, report: &mut Report) -> Result<(), CleanupError> {
+    async fn threads(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
         for thread in self.engine.kept_threads().await {
             if !self.store.is_finished_thread(&thread.thread).await? {
                 continue;
@@ -320,10 +311,7 @@ fn removed(result: io::Result<()>, what: &Path) -> bool {
 /// Looks whether the folder is this database's; if not, reports it, and to the log.
 async fn is_marked(folder: &Path, instance: &str, report: &mut Report) -> bool {
     let Err(reason) = check_marker(folder, instance).await else { return true };
-    let advice = state_dir::advice(folder, instance);
-    let folder = folder.display().to_string();
-    tracing::error!(folder, reason, "the clean-up skips a folder. {advice}");
-    report.skipped.push(Skipped { folder, reason, advice });
+    report.skip(folder, reason, state_dir::advice(folder, instance));
     false
 }
 
@@ -334,10 +322,15 @@ async fn check_marker(folder: &Path, instance: &str) -> Result<(), String> {
         .unwrap_or_else(|panic| Err(panic.to_string()))
 }
 
-async fn read_dir(path: &Path) -> Result<tokio::fs::ReadDir, CleanupError> {
-    tokio::fs::read_dir(path)
-        .await
-        .map_err(|source| CleanupError::Io { path: path.display().to_string(), source })
+/// What lies in a folder. One that cannot be read is reported: the rest is cleaned up all the same.
+async fn entries(folder: &Path, report: &mut Report) -> Option<tokio::fs::ReadDir> {
+    match tokio::fs::read_dir(folder).await {
+        Ok(entries) => Some(entries),
+        Err(error) => {
+            report.skip(folder, error.to_string(), "Can this user read it?".to_owned());
+            None
+        }
+    }
 }
 
 /// An entry that nobody has touched for a while; of a link, the link itself.

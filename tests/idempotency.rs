@@ -10,7 +10,7 @@ use std::{fs, thread};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use support::{HomeOptions, Lab, Reply, Service, Setup, fake, pictures, sqlite::Database};
+use support::{Browser, HomeOptions, Lab, Reply, Service, Setup, fake, pictures, sqlite::Database};
 
 const ROUTES: [&str; 4] =
     ["/v1/images/generations", "/v1/images/edits", "/v1/images/generate", "/v1/images/jobs"];
@@ -261,6 +261,93 @@ fn a_cancelled_job_is_not_paid_for_after_all() {
     assert_eq!(job(&again), first);
     assert_eq!(lab.service.job(&first)["status"], "cancelled");
     assert_eq!(lab.backend.image_requests().len(), 1);
+}
+
+/// Deletes a job as the operator does.
+fn delete(service: &Service, job: &str) {
+    let mut browser = Browser::signed_in(service);
+    browser.post(&format!("/admin/image-requests/{job}/delete"), &[]).expect(303);
+}
+
+#[test]
+fn a_deleted_job_is_not_paid_for_after_all_and_shows_nothing() {
+    let service = Setup::admin().start();
+    let generated = service.state_dir().join("generated");
+    for (number, path) in ROUTES.into_iter().enumerate() {
+        let key = format!("order {number}");
+        let headers = [("idempotency-key", key.as_str())];
+        let body = body(&format!("kite {number}"));
+        let first = job(&post(&service, path, &headers, &body));
+        service.wait_job(&first);
+        // What cannot be removed keeps its row.
+        let file = Database::of(&service)
+            .texts(&format!("SELECT file FROM images WHERE job_id = '{first}'"))
+            .remove(0);
+        fs::remove_file(generated.join(&file)).unwrap();
+        fs::create_dir_all(generated.join(&file).join("full")).unwrap();
+        delete(&service, &first);
+        for repeats in [headers, [AGAIN]] {
+            let again = post(&service, path, &repeats, &body);
+            assert_eq!(job(&again), first, "{path}");
+            if path == "/v1/images/jobs" {
+                assert_eq!(again.status, 202);
+            } else {
+                assert_eq!(again.expect(502).json()["error"]["code"], "expired", "{path}");
+            }
+        }
+        service.get(&format!("/v1/images/jobs/{first}")).expect(404);
+        let jobs = Database::of(&service).number("SELECT count(*) FROM jobs");
+        assert_eq!(jobs, i64::try_from(number).unwrap() + 1, "{path}");
+    }
+    assert_eq!(service.get("/v1/images/jobs").json()["data"], json!([]));
+}
+
+#[test]
+fn a_stream_shows_nothing_of_a_deleted_job() {
+    let service = Setup::admin().start();
+    let body = json!({"prompt": "a kite", "stream": true});
+    let first = job(&post(&service, ROUTES[0], &[KEY], &body).expect(200));
+    service.wait_job(&first);
+    let generated = service.state_dir().join("generated");
+    let file = Database::of(&service).texts("SELECT file FROM images").remove(0);
+    fs::remove_file(generated.join(&file)).unwrap();
+    fs::create_dir_all(generated.join(&file).join("full")).unwrap();
+    delete(&service, &first);
+    let again = post(&service, ROUTES[0], &[KEY], &body).expect(200);
+    assert_eq!(job(&again), first);
+    let events = again.text();
+    assert!(events.starts_with("event: error\n") && events.contains("\"expired\""), "{events}");
+}
+
+#[test]
+fn a_failure_that_was_deleted_is_the_same_failure() {
+    let service = Setup::admin().start();
+    for n in [1, 2] {
+        let (key, body) = (format!("order {n}"), json!({"prompt": "a kite", "n": n}));
+        let ask = || post(&service, ROUTES[0], &[("idempotency-key", &key)], &body);
+        let first = job(&ask().expect(200));
+        Database::of(&service).run(
+            "DELETE FROM images; \
+             UPDATE turns SET state = 'failed', error_code = 'moderation_blocked', error = 'kite!'; \
+             UPDATE jobs SET state = 'failed', error_code = 'moderation_blocked', error = 'kite!' \
+             WHERE deleted_at IS NULL",
+        );
+        ask().expect(400);
+        delete(&service, &first);
+        let again = ask().expect(400);
+        assert_eq!(job(&again), first);
+        assert_eq!(again.json()["error"]["code"], "moderation_blocked");
+        assert!(!again.text().contains("kite"), "{}", again.text());
+    }
+}
+
+#[test]
+fn what_was_deleted_before_it_began_does_not_begin() {
+    let front = Setup::admin().args(&["--role", "front"]).start();
+    let first = job(&post(&front, "/v1/images/jobs", &[KEY], &body("a kite")).expect(202));
+    delete(&front, &first);
+    assert_eq!(job(&post(&front, "/v1/images/jobs", &[KEY], &body("a kite")).expect(202)), first);
+    assert_eq!(Database::of(&front).texts("SELECT state FROM jobs"), ["cancelled"]);
 }
 
 #[test]

@@ -460,13 +460,14 @@ fn clean_ups_and_counts_are_kept() {
     let skipped = "SELECT skipped FROM cleanup_runs ORDER BY seq DESC LIMIT 1";
     let skipped = Database::of(&service).texts(skipped);
     assert!(skipped[0].contains("/work: ") && !skipped[0].contains('\n'), "{skipped:?}");
-    let thumbnails = service.state_dir().join("thumbnails");
-    fs::remove_dir(&thumbnails).unwrap();
-    fs::write(&thumbnails, "a file in the place of a folder").unwrap();
+    let broken = "CREATE TRIGGER broken BEFORE UPDATE OF purged_at ON jobs \
+                  BEGIN SELECT raise(ABORT, 'no more'); END";
+    Database::of(&service).run("UPDATE jobs SET purged_at = NULL");
+    Database::of(&service).run(broken);
     let why = refused(&service, give(&service, "clean_up", "", None));
     let error = "SELECT error FROM cleanup_runs ORDER BY seq DESC LIMIT 1";
     assert_eq!(Database::of(&service).texts(error), [why]);
-    fs::remove_file(&thumbnails).unwrap();
+    Database::of(&service).run("DROP TRIGGER broken");
     // By itself.
     service.term();
     service.set("CLEANUP_INTERVAL_HOURS", "2");
@@ -477,6 +478,30 @@ fn clean_ups_and_counts_are_kept() {
     });
     let next = Database::of(&service).number(next);
     assert!((next - now() - 2 * 3_600_000).abs() < 60_000, "{next}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_named_and_stops_nothing() {
+    let service = Setup::fake().set("CLEANUP_INTERVAL_HOURS", "0").start();
+    service.wait_job(&service.submit("a kite"));
+    // What Codex keeps of a job that has ended comes last.
+    let thread = Database::of(&service).texts("SELECT thread_id FROM turns").remove(0);
+    let kept = service.codex_home().join("generated_images").join(thread);
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(kept.join("late.png"), "a copy").unwrap();
+    let thumbnails = service.state_dir().join("thumbnails");
+    fs::remove_dir(&thumbnails).unwrap();
+    fs::write(&thumbnails, "a file in the place of a folder").unwrap();
+    let words = done(&service, give(&service, "clean_up", "", None));
+    assert!(words.contains("1 Codex threads") && words.ends_with("1 folders were not searched."));
+    assert!(!kept.exists());
+    let skipped = "SELECT skipped FROM cleanup_runs";
+    let skipped = Database::of(&service).texts(skipped).remove(0);
+    assert_eq!(skipped.matches("/thumbnails: Not a directory").count(), 1, "{skipped}");
+    assert!(service.log().contains("the clean-up skips a folder"));
+    let output = service.run(&["cleanup"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("/thumbnails: Not a directory"), "{said}");
 }
 
 #[test]
@@ -653,21 +678,21 @@ fn a_job_that_is_deleted_while_it_is_drawn_ends_and_leaves_nothing() {
 }
 
 #[test]
-fn a_repeated_request_does_not_find_a_deleted_job() {
+fn a_repeated_request_does_not_draw_what_was_deleted() {
     let service = Setup::fake().start();
-    let submit = || {
-        let headers = [("content-type", "application/json"), ("idempotency-key", "once")];
+    let submit = |repeats: (&str, &str)| {
+        let headers = [("content-type", "application/json"), repeats];
         let body = json!({"prompt": "a kite"}).to_string();
         let reply = service.request("POST", "/v1/images/jobs", &headers, Some(body.as_bytes()));
         reply.expect(202).json()["id"].as_str().unwrap().to_owned()
     };
-    let first = submit();
+    let (key, again) = (("idempotency-key", "once"), ("x-stainless-retry-count", "1"));
+    let first = submit(key);
     service.wait_job(&first);
-    assert_eq!(submit(), first);
     assert!(delete(&service, &first));
-    let second = submit();
-    assert_ne!(second, first);
-    assert_eq!(service.wait_job(&second)["status"], "succeeded");
+    wait_for("its files to go", || left(&service, &first).is_empty().then_some(()));
+    assert_eq!((submit(key), submit(again)), (first.clone(), first));
+    assert_eq!(fake::payments(&service.codex_home()).len(), 1);
 }
 
 #[test]

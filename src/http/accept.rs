@@ -15,7 +15,7 @@ use crate::{
     queue::{Ticket, Waited},
     store::{
         self,
-        jobs::Job,
+        jobs::{Job, JobState},
         joining::{Found, Joining},
         submissions::{NewJob, NewReference},
     },
@@ -219,9 +219,12 @@ pub(super) async fn wait(app: &App, ticket: &Ticket) -> Waited {
 
 /// The error of a job that is final and has no picture.
 pub(super) fn ended_without_picture(mut job: Box<Job>) -> ApiError {
-    if job.error.is_none() {
-        job.error = Some(format!("The job is {}.", job.state.as_str()));
-        job.error_code = Some(job.state.as_str().to_owned());
-    }
+    let state = job.state.as_str();
+    // Of a failure that was deleted the code is left, which says whether trying again makes sense.
+    job.error.get_or_insert_with(|| match job.state {
+        JobState::Failed => "The job failed.".to_owned(),
+        _ => format!("The job is {state}."),
+    });
+    job.error_code.get_or_insert_with(|| state.to_owned());
     ApiError::JobFailed(job)
 }

@@ -1,6 +1,6 @@
 //! What a clean-up did, told to whoever asked and kept for the operator.
 
-use std::{fmt, io};
+use std::{fmt, path::Path};
 
 use super::Cleaner;
 use crate::store::{StoreError, cleanups::CleanupRun, now};
@@ -48,7 +48,7 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
 }
 
-/// A folder that cannot be told to be this database's.
+/// A folder that cannot be told to be this database's, or not be read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {
     /// The folder.
@@ -65,23 +65,14 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Why a clean-up stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum CleanupError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A folder could not be read.
-    #[error("{path}: {source}")]
-    Io {
-        /// The folder.
-        path: String,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
 impl Report {
+    /// Notes a folder that is left alone, here and in the log.
+    pub(super) fn skip(&mut self, folder: &Path, reason: String, advice: String) {
+        let folder = folder.display().to_string();
+        tracing::error!(folder, reason, "the clean-up skips a folder. {advice}");
+        self.skipped.push(Skipped { folder, reason, advice });
+    }
+
     /// A sentence of it.
     #[must_use]
     pub fn in_words(&self, dry_run: bool) -> String {
@@ -101,8 +92,8 @@ impl Report {
 
 impl Cleaner {
     /// Removes everything whose time is over, or with `dry_run` only counts it, and keeps what came
-    /// of that. A row that cannot be written is said in the log: what was removed is removed.
-    pub async fn run_and_note(&self, cause: Cause, dry_run: bool) -> Result<Report, CleanupError> {
+    /// of that. Only the store stops it. A row that cannot be written is said in the log: what was removed is removed.
+    pub async fn run_and_note(&self, cause: Cause, dry_run: bool) -> Result<Report, StoreError> {
         let started_at = now();
         let mut report = Report::default();
         let done = self.run_into(dry_run, &mut report).await;
@@ -122,7 +113,7 @@ fn noted(
     dry_run: bool,
     started_at: i64,
     report: &Report,
-    error: Option<&CleanupError>,
+    error: Option<&StoreError>,
 ) -> CleanupRun {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let skipped = report.skipped.iter().map(|skipped| one_line(&skipped.to_string()));

@@ -105,7 +105,7 @@ pub struct Job {
     pub expires_at: i64,
     /// File names of its pictures, by position; empty unless it succeeded.
     pub files: Vec<String>,
-    /// The turns that failed, by position; empty unless it is final.
+    /// The turns that failed, by position; empty unless it is final, and when it was deleted.
     pub errors: Vec<TurnError>,
 }
 
@@ -119,7 +119,7 @@ macro_rules! job_columns {
            WHERE job_id = j.id AND note IS NOT NULL ORDER BY position LIMIT 1) END AS note, \
          CASE WHEN j.state = 'succeeded' THEN (SELECT json_group_array(file) FROM \
            (SELECT file FROM images WHERE job_id = j.id ORDER BY position)) END AS files, \
-         CASE WHEN j.count > 1 AND j.state IN ('succeeded', 'failed') THEN \
+         CASE WHEN j.count > 1 AND j.state IN ('succeeded', 'failed') AND j.deleted_at IS NULL THEN \
            (SELECT json_group_array(json_object('position', position, 'code', error_code, \
             'message', error)) FROM (SELECT position, error_code, error FROM turns \
             WHERE job_id = j.id AND state = 'failed' ORDER BY position)) END AS errors"

@@ -59,6 +59,18 @@ pub fn rest_by_hand(until: Option<i64>) -> Rest {
     Rest { until, reason: RestReason::ByHand, limit: None }
 }
 
+/// Of `orders AS o`: is it a rest by hand that is in force? `?1` is now, and `?2` [`BY_HAND`]. A macro,
+/// for only literals are joined at compile time.
+macro_rules! in_force {
+    () => {
+        "coalesce(until > ?1, 1) AND seq = \
+         (SELECT max(seq) FROM orders WHERE subject = o.subject AND what = 'rest_login' \
+          AND done_at IS NOT NULL AND NOT failed) \
+         AND NOT EXISTS (SELECT 1 FROM login_events WHERE login = o.subject \
+          AND what = 'wakes' AND detail = ?2 AND at >= o.done_at)"
+    };
+}
+
 impl Store {
     /// Asks something of the worker.
     pub async fn give_order(
@@ -120,17 +132,9 @@ impl Store {
     /// The rests by hand that are not over, each with its login's label. They are known by the
     /// orders: a rest that lasts longer takes their place among the others, and may end before them.
     pub async fn rests_by_hand(&self) -> Result<Vec<(String, Rest)>, StoreError> {
-        let rows: Vec<(String, Option<i64>)> = sqlx::query_as(
-            "SELECT subject, until FROM orders AS o WHERE coalesce(until > ?1, 1) AND seq = \
-             (SELECT max(seq) FROM orders WHERE subject = o.subject AND what = 'rest_login' \
-              AND done_at IS NOT NULL AND NOT failed) \
-             AND NOT EXISTS (SELECT 1 FROM login_events WHERE login = o.subject \
-              AND what = 'wakes' AND detail = ?2 AND at >= o.done_at)",
-        )
-        .bind(now())
-        .bind(BY_HAND)
-        .fetch_all(&self.read)
-        .await?;
+        let sql = concat!("SELECT subject, until FROM orders AS o WHERE ", in_force!());
+        let rows: Vec<(String, Option<i64>)> =
+            sqlx::query_as(sql).bind(now()).bind(BY_HAND).fetch_all(&self.read).await?;
         Ok(rows.into_iter().map(|(login, until)| (login, rest_by_hand(until))).collect())
     }
 
@@ -142,14 +146,18 @@ impl Store {
             .await?)
     }
 
-    /// Removes what nobody asks for any more. A rest that is not over is known by its order.
+    /// Removes what nobody asks for any more. A rest that is in force is known by its order; one that
+    /// was ended must not outlive what tells of its end.
     pub async fn forget_old_orders(&self) -> Result<(), StoreError> {
-        sqlx::query(
-            "DELETE FROM orders WHERE done_at < ?1 \
-             AND NOT (what = 'rest_login' AND coalesce(until > ?2, 1))",
-        )
-        .bind(now() - KEPT)
+        sqlx::query(concat!(
+            "DELETE FROM orders WHERE done_at < ?3 \
+             AND seq NOT IN (SELECT seq FROM orders AS o WHERE ",
+            in_force!(),
+            ")"
+        ))
         .bind(now())
+        .bind(BY_HAND)
+        .bind(now() - KEPT)
         .execute(&self.write)
         .await?;
         Ok(())
@@ -186,7 +194,7 @@ mod tests {
         use OrderKind::{CleanUp, Count, RestLogin, WakeLogin};
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("x.db")).await.unwrap();
-        for what in [RestLogin, WakeLogin, RestLogin] {
+        for what in [RestLogin, WakeLogin, RestLogin, RestLogin] {
             store.give_order(what, "one", None).await.unwrap();
         }
         for what in [Count, CleanUp, Count] {
@@ -195,14 +203,54 @@ mod tests {
         let open: Vec<_> = store.open_orders().await.unwrap();
         let kinds: Vec<_> = open.iter().map(|order| order.what).collect();
         assert_eq!(kinds, [RestLogin, WakeLogin, RestLogin, Count, CleanUp]);
-        // A rest that is in force outlives the others.
-        for order in open {
-            store.close_order(order.seq, Ok("")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_order_is_kept_for_as_long_as_its_rest_is_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("x.db")).await.unwrap();
+        let rest = async |login: &str, until, outcome| {
+            let seq = store.give_order(OrderKind::RestLogin, login, until).await.unwrap();
+            store.close_order(seq, outcome).await.unwrap();
+        };
+        let (soon, past) = (Some(now() + 100_000), Some(now() - 1));
+        for (login, until, outcome) in [
+            ("for ever", soon, Ok("a shorter one before")),
+            ("for ever", None, Ok("by_hand")),
+            ("for ever", soon, Err("refused")),
+            ("soon", soon, Ok("by_hand")),
+            ("over", None, Ok("a longer one before")),
+            ("over", past, Ok("by_hand")),
+            ("woken", None, Ok("by_hand")),
+            ("refused", None, Err("no such login")),
+        ] {
+            rest(login, until, outcome).await;
         }
-        sqlx::query("UPDATE orders SET done_at = 1").execute(&store.write).await.unwrap();
+        let seq = store.give_order(OrderKind::CleanUp, "", None).await.unwrap();
+        store.close_order(seq, Ok("")).await.unwrap();
+        store.wake_login("woken").await.unwrap();
+        let known = async || {
+            let mut known = store.rests_by_hand().await.unwrap();
+            known.sort_by(|one, other| one.0.cmp(&other.0));
+            known.into_iter().map(|(login, _)| login).collect::<Vec<_>>()
+        };
+        assert_eq!(known().await, ["for ever", "soon"]);
+        // What woke a login is forgotten, too, after a year.
+        for sql in
+            ["UPDATE orders SET done_at = done_at - ?", "UPDATE login_events SET at = at - ?"]
+        {
+            let two_years = 2 * 365 * 24 * 3_600_000_i64;
+            sqlx::query(sql).bind(two_years).execute(&store.write).await.unwrap();
+        }
         store.forget_old_orders().await.unwrap();
-        assert_eq!(store.latest_login_orders().await.unwrap()[0].what, RestLogin);
-        assert!(store.latest_order(CleanUp).await.unwrap().is_none());
+        store.forget_old_login_history().await.unwrap();
+        assert_eq!(known().await, ["for ever", "soon"]);
+        let left: Vec<(String, Option<i64>)> =
+            sqlx::query_as("SELECT subject, until FROM orders ORDER BY subject")
+                .fetch_all(&store.read)
+                .await
+                .unwrap();
+        assert_eq!(left, [("for ever".to_owned(), None), ("soon".to_owned(), soon)]);
     }
 
     #[tokio::test]

@@ -97,10 +97,13 @@ pub struct JobImage {
 }
 
 impl Store {
-    /// The pictures of a job, by position.
+    /// The pictures of a job, by position; none once they expired or were deleted, though their rows
+    /// stay until the files are gone.
     pub async fn job_images(&self, job: &str) -> Result<Vec<JobImage>, StoreError> {
         Ok(sqlx::query_as(
-            "SELECT file, width, height, opaque FROM images WHERE job_id = ? ORDER BY position",
+            "SELECT i.file, i.width, i.height, i.opaque FROM images i \
+             JOIN jobs j ON j.id = i.job_id AND j.state <> 'expired' AND j.deleted_at IS NULL \
+             WHERE i.job_id = ? ORDER BY i.position",
         )
         .bind(job)
         .fetch_all(&self.read)
