@@ -149,8 +149,10 @@ fn what_a_page_fetches_is_not_led_to_the_sign_in() {
     assert_eq!(status("GET", &[]), led);
     assert_eq!(status("HEAD", &[]), led);
     assert_eq!(status("GET", &[("sec-fetch-mode", "navigate")]), led);
+    // What was sent is not done, and nobody shall think so.
+    let ended = (303, Some("/admin/login?ended=yes".to_owned()));
+    assert_eq!(answer("POST", "/admin/api-keys", &[]), ended);
     let to_sign_in = (303, Some("/admin/login".to_owned()));
-    assert_eq!(answer("POST", "/admin/api-keys", &[]), to_sign_in);
     assert_eq!(answer("GET", "/admin", &[]), to_sign_in);
     for fetched in [
         ("sec-fetch-mode", "no-cors"),
