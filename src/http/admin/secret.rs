@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Config, Secret},
-    state_dir::{self, Came},
+    state_dir::{self, Access, Came},
 };
 
 /// 32 random bytes: what a cookie is about.
@@ -69,15 +69,17 @@ impl Origin {
         Ok(Keys { session: key(b"session"), device: key(b"device") })
     }
 
-    /// One that is broken, or that others may have read, is not worth a service that does not
-    /// start: another is made, and the operator signs in again.
+    /// One that is broken is not worth a service that does not start: another is made, and the
+    /// operator signs in again. One of ours that others could read is kept: some volumes set all
+    /// modes at each mount (Kubernetes' `fsGroup`), and who knows it has no session yet, for those
+    /// are in the store.
     fn kept_secret(&self) -> io::Result<Vec<u8>> {
         let kept = state_dir::private_file(
             &self.file,
-            |content, is_private| {
+            |content, access| {
                 // Zeros are what a power cut may leave.
                 let is_whole = content.len() == SECRET_BYTES && content != [0; SECRET_BYTES];
-                is_whole && is_private
+                is_whole && access != Access::Foreign
             },
             || {
                 let mut secret = vec![0; SECRET_BYTES];
@@ -88,8 +90,15 @@ impl Origin {
         if kept.came == Came::Replaced {
             tracing::warn!(
                 file = %self.file.display(),
-                "the session secret was broken, or others could read it; there is another now, and \
-                 whoever was signed in signs in again"
+                "the session secret was broken, or not ours and open to others; there is another \
+                 now, and whoever was signed in signs in again"
+            );
+        }
+        if kept.access == Access::Wide {
+            let narrowed = kept.narrow();
+            tracing::warn!(
+                file = %self.file.display(), ?narrowed,
+                "others than its owner could read the session secret"
             );
         }
         Ok(kept.content)
