@@ -195,6 +195,37 @@ fn signing_out_everywhere_ends_all_sessions() {
     assert_eq!(Database::of(&service).number("SELECT count(*) FROM admin_sessions"), 0);
 }
 
+/// Tries a wrong password with these cookies until there is no try left; how many there were.
+fn tries(service: &Service, cookies: &[(String, String)]) -> usize {
+    let mut browser = Browser::new(service);
+    browser.cookies = cookies.to_vec();
+    (0..20).take_while(|_| browser.sign_in("wrong").status == 401).count()
+}
+
+#[test]
+fn signing_out_everywhere_makes_strangers_of_all_browsers() {
+    let mut service = Setup::admin().start();
+    let device =
+        |browser: &Browser| vec![(DEVICE.to_owned(), browser.cookie(DEVICE).unwrap().to_owned())];
+    let mut here = Browser::signed_in(&service);
+    let stolen = device(&here);
+    here.post("/admin/logout-everywhere", &[]).expect(303);
+    // Now it has what strangers have, and no more of it than all of them together.
+    assert_eq!(tries(&service, &stolen), 8);
+    assert_eq!(tries(&service, &[]), 0);
+    service.restart();
+    assert_eq!(tries(&service, &stolen), 8);
+    assert_eq!(tries(&service, &[]), 0);
+    // Who signs in from now on is known.
+    service.restart();
+    let mut here = Browser::new(&service);
+    here.cookies.clone_from(&stolen);
+    here.sign_in(PASSWORD).expect(303);
+    let known = device(&here);
+    assert_ne!(known, stolen);
+    assert_eq!((tries(&service, &known), tries(&service, &[])), (8, 8));
+}
+
 #[test]
 fn a_session_that_is_over_is_over() {
     let service = Setup::admin().start();
@@ -422,6 +453,7 @@ fn another_password_can_be_made_beside_the_service() {
     let first = made_password(&service);
     let mut browser = Browser::new(&service);
     browser.sign_in(&first).expect(303);
+    let stolen = browser.cookies.clone();
     let output = service.run(&["admin", "reset-password"]);
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
     let second = String::from_utf8(output.stdout.clone()).unwrap();
@@ -435,6 +467,8 @@ fn another_password_can_be_made_beside_the_service() {
     browser.sign_in(&first).expect(401);
     browser.sign_in(second).expect(303);
     assert!(browser.is_signed_in());
+    // A browser that was known is so no longer: it shares the strangers' tries, one of which is gone.
+    assert_eq!((tries(&service, &stolen), tries(&service, &[])), (7, 0));
 }
 
 #[test]

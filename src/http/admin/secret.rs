@@ -26,7 +26,8 @@ const SECRET_BYTES: usize = 32;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     Session,
-    Device,
+    /// Of this generation: a cookie of another is void.
+    Device(i64),
 }
 
 /// What the keys come of.
@@ -106,16 +107,16 @@ impl Origin {
 }
 
 impl Keys {
-    fn of(&self, purpose: Purpose) -> &Key {
+    fn of(&self, purpose: Purpose) -> Key {
         match purpose {
-            Purpose::Session => &self.session,
-            Purpose::Device => &self.device,
+            Purpose::Session => self.session,
+            Purpose::Device(generation) => mac(&self.device, &generation.to_be_bytes()),
         }
     }
 
     /// The cookie of an id.
     pub(super) fn sign(&self, purpose: Purpose, id: &Id) -> String {
-        URL_SAFE_NO_PAD.encode([*id, mac(self.of(purpose), id)].concat())
+        URL_SAFE_NO_PAD.encode([*id, mac(&self.of(purpose), id)].concat())
     }
 
     /// The id of a cookie that was signed here.
@@ -127,7 +128,7 @@ impl Keys {
         }
         URL_SAFE_NO_PAD.decode_slice(cookie, &mut bytes).ok()?;
         let (id, tag) = bytes.split_first_chunk::<32>()?;
-        let expected = hasher(self.of(purpose)).chain_update(id);
+        let expected = hasher(&self.of(purpose)).chain_update(id);
         // In constant time.
         expected.verify_slice(tag).ok()?;
         Some(*id)
@@ -167,7 +168,11 @@ mod tests {
         let cookie = ours.sign(Purpose::Session, &id);
         assert_eq!(cookie.len(), COOKIE_LENGTH);
         assert_eq!(ours.verified(Purpose::Session, cookie.as_bytes()), Some(id));
-        assert_eq!(ours.verified(Purpose::Device, cookie.as_bytes()), None);
+        assert_eq!(ours.verified(Purpose::Device(0), cookie.as_bytes()), None);
+        let device = ours.sign(Purpose::Device(1), &id);
+        for (generation, found) in [(0, None), (1, Some(id)), (2, None)] {
+            assert_eq!(ours.verified(Purpose::Device(generation), device.as_bytes()), found);
+        }
         for other in [keys("another", 1), keys("secret", 2)] {
             assert_eq!(other.verified(Purpose::Session, cookie.as_bytes()), None);
         }
