@@ -8,6 +8,13 @@ CREATE TABLE admin_account (
     set_at        INTEGER NOT NULL
 ) STRICT;
 
+-- One row. Raised to void the cookies by which browsers are known that have signed in before.
+CREATE TABLE admin_devices (
+    one        INTEGER PRIMARY KEY CHECK (one = 1),
+    generation INTEGER NOT NULL
+) STRICT;
+INSERT INTO admin_devices VALUES (1, 0);
+
 CREATE TABLE admin_sessions (
     -- SHA-256 of what the cookie holds.
     id         BLOB    PRIMARY KEY,

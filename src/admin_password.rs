@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     config::{Config, Secret},
     password_hash::{self, HashError, LONGEST, PasswordHash},
-    state_dir::{self, Came},
+    state_dir::{self, Access, Came},
     store::{Store, StoreError},
 };
 
@@ -120,7 +120,7 @@ impl AdminPassword {
                 Ok(format!("{}\n", password.expose()).into_bytes())
             },
         )?;
-        if !file.is_private {
+        if file.access != Access::Owner {
             tracing::warn!(file = %self.file.display(), "others than its owner can read the file");
         }
         let made = file.came != Came::Found;

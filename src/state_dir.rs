@@ -75,9 +75,27 @@ pub(crate) fn make_file(path: &Path) -> io::Result<()> {
 /// A small file of this user's own, and whether it was there.
 pub(crate) struct PrivateFile {
     pub(crate) content: Vec<u8>,
-    /// Nobody else can open it.
-    pub(crate) is_private: bool,
+    pub(crate) access: Access,
     pub(crate) came: Came,
+    file: File,
+}
+
+/// Who can open a [`PrivateFile`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Its owner alone.
+    Owner,
+    /// Others as well. It is this user's, who can change that.
+    Wide,
+    /// Others as well, and it is not this user's.
+    Foreign,
+}
+
+impl PrivateFile {
+    /// Sees to it that its owner alone can open it.
+    pub(crate) fn narrow(&self) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(PRIVATE_FILE))
+    }
 }
 
 /// How a [`PrivateFile`] came to be.
@@ -92,10 +110,11 @@ pub(crate) enum Came {
 }
 
 /// Reads a file of secrets, at most 4 KiB of it; one that is missing, or that does not fit by its
-/// content and by whether it is private, is made anew, for this user alone. When several processes come at once, all get what one of them made.
+/// content and by who can open it, is made anew, for this user alone. When several processes come at
+/// once, all get what one of them made.
 pub(crate) fn private_file(
     path: &Path,
-    fits: impl Fn(&[u8], bool) -> bool,
+    fits: impl Fn(&[u8], Access) -> bool,
     make: impl Fn() -> io::Result<Vec<u8>>,
 ) -> io::Result<PrivateFile> {
     private(path, fits, make).map_err(|error| named(path, &error))
@@ -103,7 +122,7 @@ pub(crate) fn private_file(
 
 fn private(
     path: &Path,
-    fits: impl Fn(&[u8], bool) -> bool,
+    fits: impl Fn(&[u8], Access) -> bool,
     make: impl Fn() -> io::Result<Vec<u8>>,
 ) -> io::Result<PrivateFile> {
     const MOST: u64 = 4096;
@@ -130,9 +149,15 @@ fn private(
         let mut content = Vec::new();
         (&file).take(MOST).read_to_end(&mut content)?;
         let mode = Mode::from_raw_mode(metadata.permissions().mode());
-        let is_private = !mode.intersects(Mode::RWXG | Mode::RWXO);
-        if fits(&content, is_private) {
-            return Ok(PrivateFile { content, is_private, came: Came::Found });
+        let access = match () {
+            () if !mode.intersects(Mode::RWXG | Mode::RWXO) => Access::Owner,
+            () if metadata.uid() == rustix::process::geteuid().as_raw() => Access::Wide,
+            () => Access::Foreign,
+        };
+        if fits(&content, access) {
+            // Others wait for the lock, and the file may be kept open for long.
+            file.unlock()?;
+            return Ok(PrivateFile { content, access, came: Came::Found, file });
         }
         let came = if content.is_empty() { Came::Made } else { Came::Replaced };
         let content = make()?;
@@ -143,9 +168,10 @@ fn private(
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        to_make.open(&new)?.write_all(&content)?;
+        let mut made = to_make.open(&new)?;
+        made.write_all(&content)?;
         fs::rename(&new, path)?;
-        return Ok(PrivateFile { content, is_private: true, came });
+        return Ok(PrivateFile { content, access: Access::Owner, came, file: made });
     }
 }
 
@@ -270,7 +296,7 @@ mod tests {
     fn a_private_file_is_made_once_however_many_come() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        let fits = |content: &[u8], is_private| is_private && content.len() == 32;
+        let fits = |content: &[u8], access| access == Access::Owner && content.len() == 32;
         let open = || {
             private_file(&path, fits, || {
                 let mut content = vec![0; 32];
@@ -296,7 +322,15 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         }
         let before = open().content;
-        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let widen = || fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        widen();
+        let wide = private_file(&path, |_, access| access == Access::Wide, || Ok(Vec::new()));
+        let wide = wide.unwrap();
+        assert!(wide.came == Came::Found && wide.content == before);
+        wide.narrow().unwrap();
+        drop(wide);
+        assert!(open().came == Came::Found, "it is private now");
+        widen();
         let after = open();
         assert!(after.came == Came::Replaced && after.content != before);
 

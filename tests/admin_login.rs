@@ -195,6 +195,37 @@ fn signing_out_everywhere_ends_all_sessions() {
     assert_eq!(Database::of(&service).number("SELECT count(*) FROM admin_sessions"), 0);
 }
 
+/// Tries a wrong password with these cookies until there is no try left; how many there were.
+fn tries(service: &Service, cookies: &[(String, String)]) -> usize {
+    let mut browser = Browser::new(service);
+    browser.cookies = cookies.to_vec();
+    (0..20).take_while(|_| browser.sign_in("wrong").status == 401).count()
+}
+
+#[test]
+fn signing_out_everywhere_makes_strangers_of_all_browsers() {
+    let mut service = Setup::admin().start();
+    let device =
+        |browser: &Browser| vec![(DEVICE.to_owned(), browser.cookie(DEVICE).unwrap().to_owned())];
+    let mut here = Browser::signed_in(&service);
+    let stolen = device(&here);
+    here.post("/admin/logout-everywhere", &[]).expect(303);
+    // Now it has what strangers have, and no more of it than all of them together.
+    assert_eq!(tries(&service, &stolen), 8);
+    assert_eq!(tries(&service, &[]), 0);
+    service.restart();
+    assert_eq!(tries(&service, &stolen), 8);
+    assert_eq!(tries(&service, &[]), 0);
+    // Who signs in from now on is known.
+    service.restart();
+    let mut here = Browser::new(&service);
+    here.cookies.clone_from(&stolen);
+    here.sign_in(PASSWORD).expect(303);
+    let known = device(&here);
+    assert_ne!(known, stolen);
+    assert_eq!((tries(&service, &known), tries(&service, &[])), (8, 8));
+}
+
 #[test]
 fn a_session_that_is_over_is_over() {
     let service = Setup::admin().start();
@@ -236,17 +267,12 @@ fn a_session_outlives_the_process_and_not_what_it_was_signed_with() {
 }
 
 #[test]
-fn a_session_secret_that_others_can_read_is_made_anew() {
+fn a_session_secret_that_is_broken_is_made_anew() {
     let mut service = Setup::admin().start();
     let mut cookies = Browser::signed_in(&service).cookies;
     let file = service.state_dir().join("session-secret");
-    for spoil in [
-        (|file: &Path| fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap())
-            as fn(_),
-        |file: &Path| fs::write(file, "short").unwrap(),
-        |file: &Path| fs::write(file, [0; 32]).unwrap(),
-    ] {
-        spoil(&file);
+    for broken in [&b"short"[..], &[0; 32]] {
+        fs::write(&file, broken).unwrap();
         service.restart();
         let mut browser = Browser::new(&service);
         browser.cookies = cookies;
@@ -255,7 +281,27 @@ fn a_session_secret_that_others_can_read_is_made_anew() {
         browser.sign_in(PASSWORD).expect(303);
         cookies = browser.cookies;
     }
-    assert_eq!(service.log().matches("the session secret was broken").count(), 3);
+    assert_eq!(service.log().matches("the session secret was broken").count(), 2);
+}
+
+#[test]
+fn a_session_secret_whose_mode_is_too_wide_is_kept_and_narrowed() {
+    // As a volume does it whose modes are set at each mount.
+    let mut service = Setup::admin().start();
+    let cookies = Browser::signed_in(&service).cookies;
+    let file = service.state_dir().join("session-secret");
+    let secret = fs::read(&file).unwrap();
+    for _ in 0..2 {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o660)).unwrap();
+        service.restart();
+        let mut browser = Browser::new(&service);
+        browser.cookies.clone_from(&cookies);
+        assert!(browser.is_signed_in());
+        assert_eq!((mode(&file), fs::read(&file).unwrap()), (0o600, secret.clone()));
+    }
+    let log = service.log();
+    assert_eq!(log.matches("others than its owner could read the session secret").count(), 2);
+    assert!(!log.contains("the session secret was broken"), "{log}");
 }
 
 #[test]
@@ -407,6 +453,7 @@ fn another_password_can_be_made_beside_the_service() {
     let first = made_password(&service);
     let mut browser = Browser::new(&service);
     browser.sign_in(&first).expect(303);
+    let stolen = browser.cookies.clone();
     let output = service.run(&["admin", "reset-password"]);
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
     let second = String::from_utf8(output.stdout.clone()).unwrap();
@@ -420,6 +467,8 @@ fn another_password_can_be_made_beside_the_service() {
     browser.sign_in(&first).expect(401);
     browser.sign_in(second).expect(303);
     assert!(browser.is_signed_in());
+    // A browser that was known is so no longer: it shares the strangers' tries, one of which is gone.
+    assert_eq!((tries(&service, &stolen), tries(&service, &[])), (7, 0));
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! Tables `admin_account` and `admin_sessions`: the operator's password, where the service made it,
-//! and who is signed in.
+//! Tables `admin_account`, `admin_sessions` and `admin_devices`: the operator's password, where the
+//! service made it, who is signed in, and which browsers are known.
 
-use super::{Store, StoreError, now};
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::{Store, StoreError, keep_if_well, now};
 
 /// SHA-256 of what a cookie holds.
 pub type SessionId = [u8; 32];
@@ -65,9 +67,25 @@ impl Store {
         Ok(())
     }
 
-    /// Ends every session; gives how many there were.
-    pub async fn end_all_sessions(&self) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM admin_sessions").execute(&self.write).await?;
-        Ok(done.rows_affected())
+    /// Which cookies of known browsers are good: those of this generation.
+    pub async fn device_generation(&self) -> Result<i64, StoreError> {
+        Ok(sqlx::query_scalar("SELECT generation FROM admin_devices").fetch_one(&self.read).await?)
     }
+
+    /// Ends every session, and no browser is known any more; gives how many sessions there were.
+    pub async fn end_all_sessions(&self) -> Result<u64, StoreError> {
+        let mut writer = self.write.acquire().await?;
+        let outcome = end_all(&mut writer).await;
+        Ok(keep_if_well(writer, outcome).await?)
+    }
+}
+
+async fn end_all(writer: &mut SqliteConnection) -> sqlx::Result<u64> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query("UPDATE admin_devices SET generation = generation + 1")
+        .execute(&mut *transaction)
+        .await?;
+    let done = sqlx::query("DELETE FROM admin_sessions").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(done.rows_affected())
 }

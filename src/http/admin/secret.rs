@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{Config, Secret},
-    state_dir::{self, Came},
+    state_dir::{self, Access, Came},
 };
 
 /// 32 random bytes: what a cookie is about.
@@ -26,7 +26,8 @@ const SECRET_BYTES: usize = 32;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     Session,
-    Device,
+    /// Of this generation: a cookie of another is void.
+    Device(i64),
 }
 
 /// What the keys come of.
@@ -69,15 +70,17 @@ impl Origin {
         Ok(Keys { session: key(b"session"), device: key(b"device") })
     }
 
-    /// One that is broken, or that others may have read, is not worth a service that does not
-    /// start: another is made, and the operator signs in again.
+    /// One that is broken is not worth a service that does not start: another is made, and the
+    /// operator signs in again. One of ours that others could read is kept: some volumes set all
+    /// modes at each mount (Kubernetes' `fsGroup`), and who knows it has no session yet, for those
+    /// are in the store.
     fn kept_secret(&self) -> io::Result<Vec<u8>> {
         let kept = state_dir::private_file(
             &self.file,
-            |content, is_private| {
+            |content, access| {
                 // Zeros are what a power cut may leave.
                 let is_whole = content.len() == SECRET_BYTES && content != [0; SECRET_BYTES];
-                is_whole && is_private
+                is_whole && access != Access::Foreign
             },
             || {
                 let mut secret = vec![0; SECRET_BYTES];
@@ -88,8 +91,15 @@ impl Origin {
         if kept.came == Came::Replaced {
             tracing::warn!(
                 file = %self.file.display(),
-                "the session secret was broken, or others could read it; there is another now, and \
-                 whoever was signed in signs in again"
+                "the session secret was broken, or not ours and open to others; there is another \
+                 now, and whoever was signed in signs in again"
+            );
+        }
+        if kept.access == Access::Wide {
+            let narrowed = kept.narrow();
+            tracing::warn!(
+                file = %self.file.display(), ?narrowed,
+                "others than its owner could read the session secret"
             );
         }
         Ok(kept.content)
@@ -97,16 +107,16 @@ impl Origin {
 }
 
 impl Keys {
-    fn of(&self, purpose: Purpose) -> &Key {
+    fn of(&self, purpose: Purpose) -> Key {
         match purpose {
-            Purpose::Session => &self.session,
-            Purpose::Device => &self.device,
+            Purpose::Session => self.session,
+            Purpose::Device(generation) => mac(&self.device, &generation.to_be_bytes()),
         }
     }
 
     /// The cookie of an id.
     pub(super) fn sign(&self, purpose: Purpose, id: &Id) -> String {
-        URL_SAFE_NO_PAD.encode([*id, mac(self.of(purpose), id)].concat())
+        URL_SAFE_NO_PAD.encode([*id, mac(&self.of(purpose), id)].concat())
     }
 
     /// The id of a cookie that was signed here.
@@ -118,7 +128,7 @@ impl Keys {
         }
         URL_SAFE_NO_PAD.decode_slice(cookie, &mut bytes).ok()?;
         let (id, tag) = bytes.split_first_chunk::<32>()?;
-        let expected = hasher(self.of(purpose)).chain_update(id);
+        let expected = hasher(&self.of(purpose)).chain_update(id);
         // In constant time.
         expected.verify_slice(tag).ok()?;
         Some(*id)
@@ -158,7 +168,11 @@ mod tests {
         let cookie = ours.sign(Purpose::Session, &id);
         assert_eq!(cookie.len(), COOKIE_LENGTH);
         assert_eq!(ours.verified(Purpose::Session, cookie.as_bytes()), Some(id));
-        assert_eq!(ours.verified(Purpose::Device, cookie.as_bytes()), None);
+        assert_eq!(ours.verified(Purpose::Device(0), cookie.as_bytes()), None);
+        let device = ours.sign(Purpose::Device(1), &id);
+        for (generation, found) in [(0, None), (1, Some(id)), (2, None)] {
+            assert_eq!(ours.verified(Purpose::Device(generation), device.as_bytes()), found);
+        }
         for other in [keys("another", 1), keys("secret", 2)] {
             assert_eq!(other.verified(Purpose::Session, cookie.as_bytes()), None);
         }

@@ -82,7 +82,7 @@ pub(super) fn session_of(id: &Id) -> SessionId {
 fn name(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Session => SESSION,
-        Purpose::Device => DEVICE,
+        Purpose::Device(_) => DEVICE,
     }
 }
 
@@ -91,9 +91,9 @@ pub(super) fn set_session(sign_in: &SignIn, response: &mut Response, id: &Id, ag
     set(sign_in, response, Purpose::Session, Some(id), age);
 }
 
-/// Gives the browser the cookie by which it is known for a year.
-pub(super) fn set_device(sign_in: &SignIn, response: &mut Response, id: &Id) {
-    set(sign_in, response, Purpose::Device, Some(id), Some(DEVICE_AGE));
+/// Gives the browser the cookie by which it is known for a year, or until the generation is over.
+pub(super) fn set_device(sign_in: &SignIn, response: &mut Response, id: &Id, generation: i64) {
+    set(sign_in, response, Purpose::Device(generation), Some(id), Some(DEVICE_AGE));
 }
 
 /// Takes the session's cookie away.

@@ -28,7 +28,7 @@ use super::{
     super::server::{Peer, ToStranger},
     App,
     page::{Page, Place, html, see_other},
-    secret::{Keys, Origin, Purpose, new_id},
+    secret::{Id, Keys, Origin, Purpose, new_id},
     session::{
         Operator, clear_session, current, harmless, presented, session_of, set_device, set_session,
     },
@@ -221,7 +221,8 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
         let words = filled(ENGLISH.only_https, &[&sign_in.url]);
         return form(&app, StatusCode::BAD_REQUEST, given, Some(words));
     }
-    let device = presented(sign_in, &headers, Purpose::Device).first().copied();
+    let generation = sign_in.store.device_generation().await?;
+    let device = presented(sign_in, &headers, Purpose::Device(generation)).first().copied();
     let begun = match sign_in.throttle.begin(device) {
         Ok(begun) => begun,
         Err(wait) => return too_many(&app, given, wait),
@@ -235,7 +236,8 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
     let password = Secret::new(given.password.clone());
     let verified = sign_in.password.verify(&sign_in.store, password, turn).await?;
     if let Some(verified) = verified.filter(|_| is_name.into())
-        && let Some(response) = sign_in.begin(&app, &headers, &given, verified).await?
+        && let Some(response) =
+            sign_in.begin(&app, &headers, &given, verified, (device, generation)).await?
     {
         sign_in.throttle.give_back(&begun);
         tracing::info!(from, "the operator has signed in");
@@ -254,6 +256,7 @@ impl SignIn {
         headers: &HeaderMap,
         given: &Given,
         verified: Verified,
+        (device, generation): (Option<Id>, i64),
     ) -> Result<Option<Response>, Trouble> {
         let id = new_id()?;
         let age = if given.remember.is_empty() { SHORT_AGE } else { LONG_AGE };
@@ -269,8 +272,7 @@ impl SignIn {
         let mut response = see_other(app, harmless(&given.next));
         let age = (age == LONG_AGE).then_some(age);
         set_session(self, &mut response, &id, age);
-        let known = presented(self, headers, Purpose::Device).first().copied();
-        set_device(self, &mut response, &known.map_or_else(new_id, Ok)?);
+        set_device(self, &mut response, &device.map_or_else(new_id, Ok)?, generation);
         Ok(Some(response))
     }
 
