@@ -49,6 +49,7 @@ async function renew() {
     const focused = part.contains(document.activeElement) ? document.activeElement : null;
     // Somebody is choosing from a list there.
     if (focused?.matches("select")) continue;
+    part.toggleAttribute("data-waits", now.hasAttribute("data-waits"));
     part.replaceChildren(...now.childNodes);
     if (!focused) continue;
     const same = [...part.querySelectorAll(focused.localName)].find((element) => element.isEqualNode(focused));

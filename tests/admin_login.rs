@@ -17,7 +17,7 @@ use support::{
     admin::{PASSWORD, USER},
     process, snapshot,
     sqlite::Database,
-    temp_dir,
+    temp_dir, wait_for,
 };
 
 const SESSION: &str = "codex_image_session";
@@ -344,8 +344,7 @@ fn a_password_is_made_once_and_only_its_hash_is_kept() {
     // Not again, and named again while nobody has signed in.
     service.restart();
     assert_eq!(made_password(&service), password);
-    service.wait_for_log(named);
-    assert_eq!(service.log().matches(named).count(), 2);
+    wait_for("a second line", || (service.log().matches(named).count() == 2).then_some(()));
     Browser::new(&service).sign_in("wrong").expect(401);
     assert_eq!(Database::of(&service).number("SELECT count(*) FROM admin_account"), 0);
     let mut browser = Browser::new(&service);
