@@ -283,6 +283,7 @@ fn the_tables_are_strict_and_their_rows_belong_together() {
     tables.sort();
     let expected = [
         "admin_account",
+        "admin_devices",
         "admin_sessions",
         "api_keys",
         "cleanup_runs",
