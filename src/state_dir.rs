@@ -168,10 +168,10 @@ fn private(
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut made = to_make.open(&new)?;
-        made.write_all(&content)?;
+        let mut fresh = to_make.open(&new)?;
+        fresh.write_all(&content)?;
         fs::rename(&new, path)?;
-        return Ok(PrivateFile { content, access: Access::Owner, came, file: made });
+        return Ok(PrivateFile { content, access: Access::Owner, came, file: fresh });
     }
 }
 
