@@ -523,7 +523,7 @@ fn without_the_pages_there_is_nothing_to_sign_in_to() {
 fn a_worker_makes_no_password() {
     let mut service = Setup::painter().args(&["--role", "worker"]).stopped();
     service.spawn();
-    support::wait_for("the worker", || {
+    wait_for("the worker", || {
         fs::metadata(service.state_dir().join("run")).ok()?.is_dir().then_some(())
     });
     service.term();
