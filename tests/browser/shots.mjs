@@ -15,5 +15,15 @@ export async function shoot(site, name) {
     for (const image of document.images) image.loading = "eager";
     return Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
   });
-  await site.page.screenshot({ path: shotPath(site, name), fullPage: true });
+  const picture = { path: shotPath(site, name), fullPage: true };
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await site.page.screenshot(picture);
+      return;
+    } catch (error) {
+      // Chromium says so now and then on a busy machine; it is about the camera, not the page.
+      if (tries === 5 || !String(error).includes("Unable to capture screenshot")) throw error;
+      await new Promise((later) => setTimeout(later, 500));
+    }
+  }
 }
