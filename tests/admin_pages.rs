@@ -503,7 +503,8 @@ fn style_and_script_are_kept_for_ever_under_their_own_names() {
 
 #[test]
 fn both_forms_of_a_prefix_lead_to_the_same() {
-    let service = Setup::admin().set("ADMIN_URL_PREFIX", "/home/pictures").start();
+    let service =
+        Setup::admin().set("ADMIN_URL_PREFIX", "/home/pictures").set("METRICS", "on").start();
     let made = service.generate("a kite").expect(200).json();
     let file = made["images"][0]["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     for prefix in ["", "/home/pictures"] {
@@ -519,6 +520,16 @@ fn both_forms_of_a_prefix_lead_to_the_same() {
         browser.get("/health").expect(200);
         let to = browser.get("/").expect(303);
         assert_eq!(to.header("location"), Some("/home/pictures/admin"));
+    }
+    // Every route that the document names is known below the prefix.
+    let document = service.request_bare("GET", "/home/pictures/openapi.json", &[], None);
+    let document = document.expect(200).json();
+    for path in document["paths"].as_object().unwrap().keys() {
+        let path = path.replace("{id}", "none").replace("{file}", "none");
+        let status = |prefix| service.get(&format!("{prefix}{path}")).status;
+        let page = service.get(&format!("/home/pictures{path}")).text();
+        assert_eq!(status("/home/pictures"), status(""), "{path}: {page}");
+        assert!(!page.contains("\"not_found\""), "{path}: {page}");
     }
     for path in ["/home/picturesadmin", "/home/admin", "/home/pictures/home/pictures/admin"] {
         assert_eq!(service.request_bare("GET", path, &[], None).status, 404, "{path}");

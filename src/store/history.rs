@@ -97,7 +97,7 @@ pub struct HistoryPage {
 
 /// Everything of a job.
 #[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
 pub struct JobDetails {
     pub id: String,
     pub state: JobState,
@@ -132,7 +132,7 @@ pub struct JobDetails {
 
 /// A picture of a job that was asked for, and what Codex did about it.
 #[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
 pub struct TurnDetails {
     /// From 0.
     pub position: u32,
@@ -152,7 +152,7 @@ pub struct TurnDetails {
 
 /// A picture that lies on the disk.
 #[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
 pub struct PictureDetails {
     /// From 0.
     pub position: u32,
@@ -311,7 +311,7 @@ impl Store {
     }
 
     /// Deletes a job from what is shown: one that is open is cancelled, its words and Codex's are
-    /// forgotten, and its files are due. What counts towards limits stays, and so does what makes a
+    /// forgotten, and its files are due. What the figures count stays, and so does what makes a
     /// repetition of its request find it: that is not drawn after all. False when there is none.
     pub async fn delete_job(&self, id: &str) -> Result<bool, StoreError> {
         let mut writer = self.write.acquire().await?;

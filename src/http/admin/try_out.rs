@@ -170,7 +170,14 @@ async fn submit(
     let earlier = sent.earlier(&app).await?;
     let (values, source) = (sent.values(), sent.source(&app).await?);
     let entered = async {
-        let admission = admission?;
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(refused) => {
+                // Its files go on a thread that may wait for the disk.
+                let _ = tokio::task::spawn_blocking(move || drop(sent)).await;
+                return Err(refused);
+            }
+        };
         let draft = sent.draft(earlier).await?;
         let hash = draft.hash("admin", &[]);
         let joining = admission.joining(hash);
