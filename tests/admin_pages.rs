@@ -530,6 +530,10 @@ fn both_forms_of_a_prefix_lead_to_the_same() {
         let page = service.get(&format!("/home/pictures{path}")).text();
         assert_eq!(status("/home/pictures"), status(""), "{path}: {page}");
         assert!(!page.contains("\"not_found\""), "{path}: {page}");
+        // OpenAI's are there without the `/v1`, too.
+        let short = path.strip_prefix("/v1").unwrap_or(&path);
+        let below = format!("/home/pictures{short}");
+        assert_eq!(service.get(&below).status, service.get(short).status, "{short}");
     }
     for path in ["/home/picturesadmin", "/home/admin", "/home/pictures/home/pictures/admin"] {
         assert_eq!(service.request_bare("GET", path, &[], None).status, 404, "{path}");
