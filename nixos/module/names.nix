@@ -1,0 +1,15 @@
+# Names that more than one unit, the wrapper and the rendered units agree on.
+rec {
+  front = "codex-image";
+  worker = "codex-image-worker";
+  # Both are in it; what both use belongs to it.
+  group = "codex-image";
+  runDir = "/run/codex-image-service";
+  httpSocket = "${runDir}/http.sock";
+  workerBell = "${runDir}/worker.bell";
+  # The worker's own: Codex's HOME and the logins.
+  privateDir = "/var/lib/codex-image-worker";
+  loginsDir = "${privateDir}/logins";
+  homeDir = "${privateDir}/home";
+  slice = "system-codeximage.slice";
+}

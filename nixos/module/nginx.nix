@@ -1,0 +1,78 @@
+# The virtual host.
+{ config, lib, ... }:
+let
+  cfg = config.services.codex-image-service;
+  names = import ./names.nix;
+  host = cfg.nginx.virtualHost;
+  vhost = config.services.nginx.virtualHosts.${host};
+  prefix = lib.removeSuffix "/" cfg.nginx.path;
+  pictures = "${cfg.stateDir}/generated";
+  literally = lib.escapeRegex prefix;
+
+  # Host with its port, and Origin as it came: by them forms of other sites are told from ours.
+  # No connection is kept: one that the front closes when it has nothing to do would break a request.
+  toFront = ''
+    proxy_http_version 1.1;
+    proxy_set_header Connection close;
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_buffering off;
+    proxy_request_buffering off;
+    proxy_connect_timeout 60s;
+    proxy_read_timeout ${toString (builtins.ceil (cfg.settings.request_wait_timeout_seconds + 60))}s;
+    proxy_send_timeout 300s;
+    client_max_body_size ${toString (cfg.settings.max_request_body_bytes + 65536)};
+  '';
+  front = extra: {
+    proxyPass = "http://unix:${names.httpSocket}";
+    recommendedProxySettings = false;
+    extraConfig = toFront + extra;
+  };
+in
+{
+  config = lib.mkIf (cfg.enable && cfg.nginx.enable) {
+    services.nginx = {
+      enable = true;
+      # Only tries count, not looks at the form.
+      commonHttpConfig = ''
+        map $request_method $codex_image_login {
+          default "";
+          POST $binary_remote_addr;
+        }
+        limit_req_zone $codex_image_login zone=codex_image_login:1m rate=${cfg.nginx.loginRate};
+      '';
+      virtualHosts.${host}.locations = lib.mkMerge [
+        {
+          "${prefix}/" = front "";
+          "= ${prefix}/admin/login" = front ''
+            limit_req zone=codex_image_login burst=8 nodelay;
+            limit_req_status 429;
+          '';
+          # For this machine alone: http://127.0.0.1:8000/metrics.
+          "= ${prefix}/metrics".return = 404;
+        }
+        (lib.mkIf cfg.nginx.servePictures {
+          # Only names that the service gives. What is not there, or cannot be read, is the service's to answer.
+          "~ ^${literally}/generated/(img_[0-9a-f]+(?:_[0-9]+)?\\.(?:png|jpg|webp))$" = {
+            priority = 900;
+            alias = "${pictures}/$1";
+            extraConfig = ''
+              disable_symlinks on from=${pictures};
+              error_page 403 404 405 = @codex-image-service;
+              log_not_found off;
+              add_header Cache-Control "public, max-age=3600";
+              add_header X-Content-Type-Options nosniff;
+              add_header Content-Security-Policy "default-src 'none'; sandbox";
+            '';
+          };
+          "@codex-image-service" = front "";
+        })
+      ];
+    };
+
+    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall (
+      [ 80 ] ++ lib.optional (vhost.addSSL || vhost.forceSSL || vhost.onlySSL) 443
+    );
+  };
+}

@@ -1,0 +1,312 @@
+# What can be set, each with an example. Only what the module itself reads is declared below
+# `settings`; every other setting of the service can be written there as well.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.codex-image-service;
+  format = pkgs.formats.toml { };
+
+  # The service reads the file through systemd, never by itself.
+  secretFile =
+    description: example:
+    mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      inherit example description;
+    };
+
+  account.options.authFile = secretFile ''
+    An `auth.json` of Codex that seeds this login: it is copied into the login's own home once, and
+    again only when you give another one that is newer. Codex renews what it has by itself, so a
+    seed must not be used anywhere else. Without a seed sign in with
+    `codex-image-service logins add LABEL`.
+  '' "/run/secrets/codex-auth-main";
+in
+{
+  options.services.codex-image-service = {
+    enable = lib.mkEnableOption "codex-image-service, a ChatGPT subscription's image generation over HTTP";
+
+    package = mkOption {
+      type = types.package;
+      default = pkgs.callPackage ../package.nix { };
+      defaultText = lib.literalExpression "pkgs.callPackage ./nixos/package.nix { }";
+      example = lib.literalExpression "inputs.codex-image-service.packages.\${system}.default";
+      description = "The service's own package.";
+    };
+
+    codexPackage = lib.mkPackageOption pkgs "codex" {
+      example = "codex";
+      extraDescription = "The Codex CLI, 0.122.0 or newer. The demo engine needs none.";
+    };
+
+    settings = mkOption {
+      type = types.submodule {
+        freeformType = format.type;
+        options = {
+          codex_engine = mkOption {
+            type = types.enum [
+              "auto"
+              "app-server"
+              "exec"
+              "demo"
+            ];
+            default = "auto";
+            example = "demo";
+            description = "How pictures are made; `demo` paints them itself, without Codex and without a login.";
+          };
+          codex_bin = mkOption {
+            type = types.nullOr types.str;
+            default = if cfg.settings.codex_engine == "demo" then null else lib.getExe cfg.codexPackage;
+            defaultText = lib.literalExpression "lib.getExe config.services.codex-image-service.codexPackage";
+            example = "/opt/codex/bin/codex";
+            description = "The Codex CLI.";
+          };
+          public_base_url = mkOption {
+            type = types.strMatching "https?://.+";
+            example = "https://home.example/pictures";
+            defaultText = lib.literalMD "the virtual host's address and path, without nginx `http://localhost:8000`";
+            description = "The address that picture URLs begin with; its path is `admin_url_prefix`.";
+          };
+          admin_url_prefix = mkOption {
+            type = types.strMatching "(/[A-Za-z0-9._~-]+)*";
+            example = "/pictures";
+            defaultText = lib.literalMD "`nginx.path`, without nginx empty";
+            description = "The path under which a proxy shows the service.";
+          };
+          request_wait_timeout_seconds = mkOption {
+            type = types.numbers.between 0.1 86400;
+            default = 600;
+            example = 900;
+            description = "How long a synchronous caller waits; nginx waits a minute longer.";
+          };
+          shutdown_grace_seconds = mkOption {
+            type = types.numbers.between 0 3600;
+            default = 90;
+            example = 300;
+            description = "How long pictures in flight may take to finish when the worker is stopped.";
+          };
+          max_request_body_bytes = mkOption {
+            type = types.ints.between 1024 1073741824;
+            default = 70953644;
+            example = 16777216;
+            description = "The largest request body, here and at nginx: five references of 10 MiB as base64.";
+          };
+        };
+      };
+      default = { };
+      example = {
+        image_retention_days = 30;
+        codex_worker_concurrency = 4;
+        log_level = "debug";
+      };
+      description = ''
+        The settings of the service, in lower case, as its README lists them. They lie in the store, which everybody
+        can read: passwords belong into `adminPasswordFile` and its kin.
+      '';
+    };
+
+    settingsCheck = mkOption {
+      type = types.bool;
+      default = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+      defaultText = lib.literalExpression "pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform";
+      example = false;
+      description = ''
+        Whether the settings are checked by `codex-image-service check-config` when the system is built, so that a
+        wrong one stops the build and not the service. It needs no secret.
+      '';
+    };
+
+    configFile = mkOption {
+      type = types.path;
+      internal = true;
+      description = "The file made of `settings`.";
+    };
+
+    accounts = mkOption {
+      type = types.attrsOf (types.submodule account);
+      default = { };
+      example = lib.literalExpression ''
+        {
+          main = { }; # sign in with: codex-image-service logins add main
+          second.authFile = "/run/secrets/codex-auth-second";
+        }
+      '';
+      description = "The ChatGPT logins, by label: lower-case letters, digits and dashes.";
+    };
+
+    adminPasswordFile = secretFile ''
+      The password of the admin pages, or its Argon2 hash. Without it one is made and written to `admin-password`
+      in the state directory, which only the front can read, until somebody has signed in.
+    '' "/run/secrets/codex-image-admin";
+
+    sessionSecretFile = secretFile ''
+      What signs the sessions of the admin pages. Without it a random one is kept in the state directory.
+    '' "/run/secrets/codex-image-session";
+
+    environmentFile = secretFile ''
+      Variables for front and worker, such as a proxy with a password in it (`HTTPS_PROXY=…`). They are stronger
+      than `settings`.
+    '' "/run/secrets/codex-image-environment";
+
+    stateDir = mkOption {
+      type = types.strMatching "/[^,[:space:]]+";
+      default = "/var/lib/codex-image-service";
+      example = "/srv/pictures";
+      description = ''
+        Database, pictures and work in progress, shared by front and worker. The logins are elsewhere, in
+        `/var/lib/codex-image-worker`, for the worker alone.
+      '';
+    };
+
+    listen = mkOption {
+      type = types.listOf types.str;
+      default = [ "127.0.0.1:8000" ];
+      example = [
+        "127.0.0.1:8000"
+        "[fd00::10]:8000"
+      ];
+      description = ''
+        Addresses and ports, or paths of Unix sockets, on which systemd listens for the front. It always listens
+        on `/run/codex-image-service/http.sock`, too, which is what nginx uses.
+      '';
+    };
+
+    openFirewall = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = "Whether to open the ports of `listen`, or, with nginx, those of the virtual host.";
+    };
+
+    split = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether front (HTTP, no network of its own) and worker (Codex, the logins) are two processes of two users.
+        As one process, what takes over HTTP has the logins, too.
+      '';
+    };
+
+    onDemand = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether the processes run only while there is something to do. systemd holds their sockets, the first request
+        starts them. Otherwise they start at boot and stay.
+      '';
+    };
+
+    idleExit = {
+      front = mkOption {
+        type = types.ints.between 1 86400;
+        default = 60;
+        example = 600;
+        description = "After so many seconds without a request the front ends, with `onDemand`.";
+      };
+      worker = mkOption {
+        type = types.ints.between 1 86400;
+        default = 300;
+        example = 900;
+        description = "After so many seconds without work the worker and its Codex end, with `onDemand`.";
+      };
+    };
+
+    keepAlive = mkOption {
+      type = types.bool;
+      default = true;
+      example = false;
+      description = ''
+        Whether a login that nobody uses is renewed before it expires. With `onDemand` a timer starts the worker
+        once a day for that.
+      '';
+    };
+
+    cleanup = {
+      enable = mkOption {
+        type = types.bool;
+        default = true;
+        example = false;
+        description = "Whether a timer removes pictures and requests older than `settings.image_retention_days`.";
+      };
+      onCalendar = mkOption {
+        type = types.str;
+        default = "00/6:00";
+        example = "daily";
+        description = "When to clean up, as in systemd.time(7).";
+      };
+    };
+
+    backup = {
+      enable = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = "Whether a timer writes consistent copies of the database, also while the service runs.";
+      };
+      onCalendar = mkOption {
+        type = types.str;
+        default = "daily";
+        example = "*-*-* 03:30";
+        description = "When to do it, as in systemd.time(7).";
+      };
+      keep = mkOption {
+        type = types.ints.positive;
+        default = 7;
+        example = 30;
+        description = "How many copies are kept.";
+      };
+      path = mkOption {
+        type = types.strMatching "/[^[:space:]]+";
+        default = "/var/backup/codex-image-service";
+        example = "/mnt/nas/pictures";
+        description = "The folder of the copies; the worker alone can read it.";
+      };
+    };
+
+    nginx = {
+      enable = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = "Whether nginx shows the service, on a virtual host of its own or below a path of another.";
+      };
+      virtualHost = mkOption {
+        type = types.str;
+        example = "pictures.home.example";
+        description = ''
+          The virtual host. Certificates and the like are set as for every other:
+          `services.nginx.virtualHosts."pictures.home.example".enableACME = true;`.
+        '';
+      };
+      path = mkOption {
+        type = types.strMatching "/|(/[A-Za-z0-9._~-]+)+";
+        default = "/";
+        example = "/pictures";
+        description = "The path below which the service is shown.";
+      };
+      servePictures = mkOption {
+        type = types.bool;
+        default = (cfg.settings.cors_allow_origins or "") == "";
+        defaultText = lib.literalExpression ''(config.services.codex-image-service.settings.cors_allow_origins or "") == ""'';
+        example = false;
+        description = ''
+          Whether nginx reads finished pictures itself, without waking the service. It may read them and nothing else
+          of the state. Web pages of others (`cors_allow_origins`) need the service's own answers.
+        '';
+      };
+      loginRate = mkOption {
+        type = types.strMatching "[0-9]+r/[sm]";
+        default = "10r/m";
+        example = "30r/m";
+        description = "How often one address may try to sign in to the admin pages.";
+      };
+    };
+  };
+}

@@ -1,0 +1,82 @@
+# What happens once in a while, each a unit that can be started by hand, too.
+{ config, lib, ... }:
+let
+  cfg = config.services.codex-image-service;
+  names = import ./names.nix;
+  hardening = import ./hardening.nix { inherit lib cfg; };
+
+  oneshot = description: args: restrictions: {
+    inherit description;
+    enableDefaultPath = false;
+    unitConfig.RequiresMountsFor = [ cfg.stateDir ];
+    serviceConfig = restrictions // {
+      Type = "oneshot";
+      ExecStart = lib.concatStringsSep " " (
+        [
+          (lib.getExe cfg.package)
+          "--config"
+          cfg.configFile
+        ]
+        ++ args
+      );
+    };
+  };
+  asWorker = hardening.common // hardening.offline // hardening.asWorker;
+
+  timer = description: onCalendar: delay: {
+    inherit description;
+    wantedBy = [ "timers.target" ];
+    timerConfig = {
+      OnCalendar = onCalendar;
+      Persistent = true;
+      RandomizedDelaySec = delay;
+    };
+  };
+in
+{
+  config = lib.mkIf cfg.enable {
+    systemd.services.codex-image-cleanup = lib.mkIf cfg.cleanup.enable (
+      lib.recursiveUpdate (oneshot "Remove pictures that have expired" [ "cleanup" ] asWorker) {
+        environment.HOME = names.homeDir;
+      }
+    );
+    systemd.timers.codex-image-cleanup = lib.mkIf cfg.cleanup.enable (
+      timer "Remove pictures that have expired" cfg.cleanup.onCalendar "10min"
+    );
+
+    systemd.services.codex-image-backup = lib.mkIf cfg.backup.enable (
+      lib.recursiveUpdate
+        (oneshot "Copy the database of the Codex image service" [
+          "backup"
+          "--keep"
+          (toString cfg.backup.keep)
+          cfg.backup.path
+        ] asWorker)
+        {
+          environment.HOME = names.homeDir;
+          unitConfig.RequiresMountsFor = [
+            cfg.stateDir
+            cfg.backup.path
+          ];
+          serviceConfig.ReadWritePaths = asWorker.ReadWritePaths ++ [ cfg.backup.path ];
+        }
+    );
+    systemd.timers.codex-image-backup = lib.mkIf cfg.backup.enable (
+      timer "Copy the database of the Codex image service" cfg.backup.onCalendar "30min"
+    );
+
+    # For a monitor, or by hand: fails unless the front answers.
+    systemd.services.codex-image-healthcheck =
+      oneshot "Ask the Codex image service whether it is well"
+        [
+          "healthcheck"
+          "unix:${names.httpSocket}"
+        ]
+        hardening.front;
+
+    # A login that nobody uses is renewed by a worker that runs; this starts one.
+    systemd.timers.codex-image-worker = lib.mkIf (
+      cfg.split && cfg.onDemand && cfg.keepAlive && cfg.accounts != { }
+    ) (timer "Renew idle logins" "daily" "1h");
+  };
+}

@@ -1,0 +1,182 @@
+# Front and worker, and what starts them.
+{ config, lib, ... }:
+let
+  cfg = config.services.codex-image-service;
+  names = import ./names.nix;
+  hardening = import ./hardening.nix { inherit lib cfg; };
+  program = lib.getExe cfg.package;
+  command = lib.concatStringsSep " ";
+
+  credentials = lib.mapAttrsToList (id: file: "${id}:${file}") (
+    lib.filterAttrs (_: file: file != null) {
+      admin-password = cfg.adminPasswordFile;
+      admin-session-secret = cfg.sessionSecretFile;
+    }
+  );
+  seeds = lib.mapAttrsToList (label: account: "auth-${label}:${account.authFile}") (
+    lib.filterAttrs (_: account: account.authFile != null) cfg.accounts
+  );
+
+  service = {
+    wantedBy = lib.mkIf (!cfg.onDemand) [ "multi-user.target" ];
+    # systemd's own: what a service finds by PATH it does not need.
+    enableDefaultPath = false;
+    # Otherwise NixOS would close the sockets while it stops and starts: restarted, callers wait.
+    stopIfChanged = false;
+    # A fault that lasts is tried again at longer and longer intervals; only what ends and starts
+    # without pause is stopped.
+    startLimitIntervalSec = 60;
+    startLimitBurst = 20;
+    unitConfig.RequiresMountsFor = [ cfg.stateDir ];
+    serviceConfig = {
+      Type = "notify-reload";
+      Restart = "on-failure";
+      RestartSec = "200ms";
+      RestartSteps = 6;
+      RestartMaxDelaySec = "30s";
+      TimeoutStartSec = "5min"; # a large database is brought up to date
+      WatchdogSec = "1min";
+      EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
+    };
+  };
+  idleExit = seconds: lib.mkIf cfg.onDemand { IDLE_EXIT_SECONDS = toString seconds; };
+
+  # TERM goes to the service alone: it lets Codex finish, perhaps a refresh of the login, and what
+  # of Codex is left at the end is killed.
+  drains = {
+    KillMode = "mixed";
+    OOMPolicy = "continue"; # a Codex that took too much is replaced
+    TimeoutStopSec = toString (builtins.ceil (cfg.settings.shutdown_grace_seconds + 60));
+  };
+
+  bySocket = name: {
+    requires = [ "${name}.socket" ];
+    after = [
+      "${name}.socket"
+      "network.target"
+    ];
+  };
+in
+{
+  config = lib.mkIf cfg.enable {
+    systemd.slices.system-codeximage = {
+      description = "Codex image service";
+      # Yields to everything else of the machine.
+      sliceConfig = lib.mapAttrs (_: lib.mkDefault) {
+        CPUWeight = 50;
+        IOWeight = 50;
+        MemoryHigh = "50%";
+        MemoryMax = "75%";
+      };
+    };
+
+    systemd.sockets.codex-image-service = {
+      description = "Codex image service: HTTP";
+      wantedBy = [ "sockets.target" ];
+      listenStreams = cfg.listen ++ [ names.httpSocket ];
+      socketConfig = {
+        Backlog = 1024;
+        SocketMode = "0660";
+        SocketUser = names.front;
+        SocketGroup = if cfg.nginx.enable then config.services.nginx.group else names.group;
+        Slice = names.slice;
+      };
+    };
+
+    systemd.sockets.codex-image-worker = lib.mkIf cfg.split {
+      description = "Codex image service: the worker's doorbell";
+      wantedBy = [ "sockets.target" ];
+      listenDatagrams = [ names.workerBell ];
+      socketConfig = {
+        FileDescriptorName = "worker.bell";
+        SocketMode = "0660";
+        SocketUser = names.worker;
+        SocketGroup = names.group;
+        Slice = names.slice;
+      };
+    };
+
+    systemd.services.codex-image-service = lib.mkMerge [
+      service
+      (bySocket "codex-image-service")
+      (lib.mkIf cfg.split {
+        description = "Codex image service: front";
+        wants = [ "codex-image-worker.socket" ];
+        environment = idleExit cfg.idleExit.front;
+        serviceConfig = hardening.front // {
+          ExecStart = command [
+            program
+            "--config"
+            cfg.configFile
+            "serve"
+            "--role"
+            "front"
+          ];
+          LoadCredential = credentials;
+          TimeoutStopSec = "30s";
+        };
+      })
+      (lib.mkIf (!cfg.split) {
+        description = "Codex image service";
+        wants = [ "network-online.target" ];
+        after = [ "network-online.target" ];
+        environment = lib.mkMerge [
+          { HOME = names.homeDir; }
+          (idleExit cfg.idleExit.worker)
+        ];
+        serviceConfig =
+          hardening.worker
+          // drains
+          // {
+            ExecStart = command [
+              program
+              "--config"
+              cfg.configFile
+              "serve"
+            ];
+            LoadCredential = credentials ++ seeds;
+          };
+      })
+    ];
+
+    systemd.services.codex-image-worker = lib.mkIf cfg.split (
+      lib.mkMerge [
+        service
+        (bySocket "codex-image-worker")
+        {
+          description = "Codex image service: worker";
+          wants = [ "network-online.target" ];
+          after = [ "network-online.target" ];
+          environment = lib.mkMerge [
+            { HOME = names.homeDir; }
+            (idleExit cfg.idleExit.worker)
+          ];
+          serviceConfig =
+            hardening.worker
+            // drains
+            // {
+              ExecStart = command [
+                program
+                "--config"
+                cfg.configFile
+                "serve"
+                "--role"
+                "worker"
+              ];
+              LoadCredential = seeds;
+            };
+        }
+      ]
+    );
+
+    networking.firewall.allowedTCPPorts = lib.mkIf (cfg.openFirewall && !cfg.nginx.enable) (
+      lib.concatMap (
+        address:
+        let
+          port = builtins.match "(.*:)?([0-9]+)" address;
+        in
+        lib.optional (port != null) (lib.toInt (lib.last port))
+      ) cfg.listen
+    );
+  };
+}

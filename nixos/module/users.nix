@@ -1,0 +1,69 @@
+# Two users with one group, the folders that both use, and the worker's own.
+{ config, lib, ... }:
+let
+  cfg = config.services.codex-image-service;
+  names = import ./names.nix;
+  nginx = config.services.nginx.user;
+
+  owned = user: mode: {
+    d = {
+      inherit user mode;
+      inherit (names) group;
+    };
+  };
+  shared = owned "root" "2770";
+  # As one process it is one user, who has the logins, too.
+  ownerOfLogins = if cfg.split then names.worker else names.front;
+  private = owned ownerOfLogins "0700";
+  below = folder: children: map (child: "${folder}/${child}") children;
+  mayPass.${"a+"}.argument = "user:${nginx}:--x";
+in
+{
+  config = lib.mkIf cfg.enable {
+    users.groups.${names.group} = { };
+    users.users.${names.front} = {
+      isSystemUser = true;
+      description = "Codex image service";
+      inherit (names) group;
+    };
+    users.users.${names.worker} = lib.mkIf cfg.split {
+      isSystemUser = true;
+      description = "Codex image service, Codex and the logins";
+      inherit (names) group;
+      home = names.homeDir;
+    };
+
+    # Of two users, so no StateDirectory= of either: each start would hand it over to one of them.
+    # All are here, so that nobody needs chmod to make a folder for the group.
+    systemd.tmpfiles.settings."10-codex-image-service" = lib.mkMerge [
+      (lib.genAttrs (
+        [
+          names.runDir
+          cfg.stateDir
+        ]
+        ++ below cfg.stateDir [
+          "generated"
+          "references"
+          "thumbnails"
+          "work"
+        ]
+      ) (_: shared))
+      # Before the first start already: that is when one signs in.
+      (lib.genAttrs (
+        [
+          names.privateDir
+          names.homeDir
+          names.loginsDir
+        ]
+        ++ below names.loginsDir (lib.attrNames cfg.accounts)
+      ) (_: private))
+      (lib.mkIf cfg.backup.enable { ${cfg.backup.path} = private; })
+      (lib.mkIf cfg.nginx.enable { ${names.runDir} = mayPass; })
+      # nginx passes through to the pictures and reads those, nothing beside them.
+      (lib.mkIf (cfg.nginx.enable && cfg.nginx.servePictures) {
+        ${cfg.stateDir} = mayPass;
+        "${cfg.stateDir}/generated".${"a+"}.argument = "user:${nginx}:--x,default:user:${nginx}:r--";
+      })
+    ];
+  };
+}
