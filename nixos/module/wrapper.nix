@@ -34,6 +34,11 @@ let
       logins | generate | cleanup | backup) user=${worker} home=${names.homeDir} ;;
       *) exec "$program" "$@" ;;
     esac
+    # A .env of the folder that one happens to be in is not the service's. (What `generate` writes is
+    # wanted there, where it can be.)
+    if [ "$command" != generate ] || ! ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups ${lib.getExe' pkgs.coreutils "test"} -w . 2> /dev/null; then
+      cd /
+    fi
     # Both users give what they make to the group.
     umask 0007
     set -- "$program" --config ${cfg.configFile} "$@"

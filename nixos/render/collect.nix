@@ -1,9 +1,10 @@
 # Units, users, folders and settings of a configuration as files for any distribution: programs are
 # in /usr/bin, the settings in /etc. In NixOS's /etc/codex-image-rendered, from where tests/run nix
-# takes them to compare them with tests/units.
+# takes them to compare them with tests/units; so with the reference of the options.
 {
   config,
   lib,
+  options,
 
   pkgs,
   ...
@@ -79,6 +80,7 @@ in
   environment.etc = {
     # The settings themselves: configFile only says where they would be.
     "codex-image-service/config.toml".enable = false;
+    "codex-image-options.md".text = import ./options.nix { inherit lib options; };
     codex-image-rendered.source = pkgs.linkFarm "codex-image-rendered" (
       text units
       ++ text {

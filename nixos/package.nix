@@ -1,0 +1,77 @@
+{
+  lib,
+  stdenv,
+  rustPlatform,
+  installShellFiles,
+  versionCheckHook,
+}:
+let
+  manifest = lib.importTOML ../Cargo.toml;
+in
+rustPlatform.buildRustPackage {
+  pname = manifest.package.name;
+  inherit (manifest.package) version;
+
+  # What is compiled, and nothing else: an edit of the README rebuilds nothing.
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.lock
+      ../Cargo.toml
+      ../benches
+      ../clippy.toml
+      ../migrations
+      ../proptest-regressions
+      ../src
+      (lib.fileset.fileFilter (file: file.hasExt "rs") ../tests)
+      ../tests/snapshots
+      ../templates
+    ];
+  };
+
+  cargoLock.lockFile = ../Cargo.lock;
+
+  nativeBuildInputs = [ installShellFiles ];
+
+  # Those that need neither network, nor programs of others, nor a second user.
+  cargoTestFlags = [
+    "--lib"
+    "--bins"
+    "--test=cleanup"
+    "--test=generated_files"
+    "--test=idempotency"
+    "--test=key_before_body"
+    "--test=keys"
+    "--test=openai"
+    "--test=queue"
+    "--test=settings"
+    "--test=store"
+  ];
+
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    installShellCompletion --cmd codex-image-service \
+      --bash <($out/bin/codex-image-service completions bash) \
+      --fish <($out/bin/codex-image-service completions fish) \
+      --zsh <($out/bin/codex-image-service completions zsh)
+    $out/bin/codex-image-service man > codex-image-service.1
+    installManPage codex-image-service.1
+  '';
+
+  nativeInstallCheckInputs = [ versionCheckHook ];
+  doInstallCheck = true;
+
+  meta = {
+    inherit (manifest.package) description;
+    longDescription = ''
+      Runs OpenAI's Codex CLI with your own ChatGPT login, hands out keys, keeps a durable queue and a history,
+      serves the pictures and cleans up after itself.
+    '';
+    license = lib.licenses.mit;
+    mainProgram = "codex-image-service";
+    platforms = [
+      "x86_64-linux"
+      "aarch64-linux"
+    ];
+    sourceProvenance = [ lib.sourceTypes.fromSource ];
+  };
+}

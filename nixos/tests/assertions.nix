@@ -1,0 +1,94 @@
+# Each wrong configuration is refused before anything is built, in words that name the option.
+{
+  lib,
+  pkgs,
+  system,
+  module,
+  nixosSystem,
+}:
+let
+  wrong = {
+    "accounts: at least one login" = { };
+    "accounts: \"Main\": a label" = {
+      accounts.Main = { };
+    };
+    "settings: admin_password would lie in the store" = {
+      accounts.main = { };
+      settings.admin_password = "secret";
+    };
+    "adminPasswordFile is in the store" = {
+      accounts.main = { };
+      adminPasswordFile = ../package.nix;
+    };
+    "accounts.main.authFile is in the store" = {
+      accounts.main.authFile = "${builtins.storeDir}/auth.json";
+    };
+    "settings.codex_homes: logins are declared" = {
+      settings = {
+        codex_engine = "demo";
+        codex_homes = "main=/home/me/.codex";
+      };
+    };
+    "must be the same" = {
+      accounts.main = { };
+      settings.public_base_url = "https://home.example/pictures";
+    };
+    "settings.admin_url_prefix (\"/other\") is not the path" = {
+      accounts.main = { };
+      nginx = {
+        enable = true;
+        virtualHost = "home.example";
+        path = "/pictures";
+      };
+      settings = {
+        admin_url_prefix = "/other";
+        public_base_url = "https://home.example/other";
+      };
+    };
+    "openFirewall: there is neither" = {
+      accounts.main = { };
+      listen = [ ];
+      openFirewall = true;
+    };
+  };
+  right = [
+    { accounts.main = { }; }
+    { settings.codex_engine = "demo"; }
+    {
+      accounts.main.authFile = "/run/secrets/auth";
+      split = false;
+      nginx = {
+        enable = true;
+        virtualHost = "home.example";
+        path = "/pictures";
+      };
+    }
+  ];
+
+  failing =
+    settings:
+    let
+      evaluated = nixosSystem {
+        inherit system;
+        modules = [
+          module
+          {
+            services.codex-image-service = settings // {
+              enable = true;
+            };
+          }
+        ];
+      };
+      ours = lib.filter (
+        a: !a.assertion && lib.hasInfix "services.codex-image-service" a.message
+      ) evaluated.config.assertions;
+    in
+    map (a: a.message) ours;
+
+  isSaid = words: settings: lib.any (lib.hasInfix words) (failing settings);
+  unsaid = lib.attrNames (lib.filterAttrs (words: settings: !isSaid words settings) wrong);
+  refused = lib.concatMap failing right;
+in
+assert lib.assertMsg (unsaid == [ ]) "not refused: ${lib.concatStringsSep "; " unsaid}";
+assert lib.assertMsg (refused == [ ]) "refused: ${lib.concatStringsSep "; " refused}";
+pkgs.runCommand "codex-image-assertions" { } "touch $out"

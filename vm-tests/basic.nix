@@ -1,0 +1,84 @@
+# A key, a picture through nginx, its file, and the sign-in to the admin pages: what a new user does.
+{
+  name = "codex-image-basic";
+  nodes.machine = {
+    imports = [ ./lib/node.nix ];
+    networking.hosts."127.0.0.1" = [ "pictures.test" ];
+    environment.etc.admin-password = {
+      text = "a rather long password";
+      mode = "0400";
+    };
+    services.codex-image-service = {
+      adminPasswordFile = "/etc/admin-password";
+      nginx = {
+        enable = true;
+        virtualHost = "pictures.test";
+      };
+    };
+  };
+
+  testScript = ''
+    import json
+
+    site = "http://pictures.test"
+    machine.wait_for_unit("nginx.service")
+    machine.wait_for_unit("codex-image-service.socket")
+    machine.wait_for_unit("codex-image-worker.socket")
+
+    with subtest("the wrapper makes a key and shows the logins, as root alone"):
+        machine.succeed("codex-image-service keys create laptop > /root/key")
+        machine.succeed("grep -qx 'cimg_.*' /root/key", "log-in main")
+        t.assertIn("main", machine.succeed("codex-image-service logins list"))
+        refused = machine.fail("setpriv --reuid=nobody --clear-groups codex-image-service keys list 2>&1")
+        t.assertIn("run it as root", refused)
+        machine.succeed("setpriv --reuid=nobody --clear-groups codex-image-service --version")
+
+    with subtest("a picture through nginx"):
+        made = json.loads(machine.succeed(f"ask /v1/images/generate '{{\"prompt\":\"a red kite\"}}' {site}"))
+        t.assertEqual(made["status"], "succeeded")
+        url = made["images"][0]["url"]
+        t.assertTrue(url.startswith(f"{site}/generated/img_"), url)
+        machine.succeed("test $(wc -l < /var/lib/codex-image-worker/home/payments.log) = 1")
+
+    with subtest("nginx serves its file with the service's headers, and nothing else of the state"):
+        machine.succeed("systemctl stop codex-image-service.service codex-image-service.socket")
+        machine.succeed(f"curl -fsS -D /tmp/head -o /tmp/x.png {url}", "head -c 8 /tmp/x.png | grep -q PNG")
+        head = machine.succeed("tr -d '\\r' < /tmp/head").lower()
+        for line in [
+            "content-type: image/png",
+            "cache-control: public, max-age=3600",
+            "x-content-type-options: nosniff",
+            "content-security-policy: default-src 'none'; sandbox",
+        ]:
+            t.assertIn(line, head.splitlines())
+        as_nginx = "setpriv --reuid=nginx --regid=nginx --clear-groups"
+        machine.fail(f"{as_nginx} ls /var/lib/codex-image-service")
+        machine.fail(f"{as_nginx} ls /var/lib/codex-image-service/generated")
+        machine.fail(f"{as_nginx} cat /var/lib/codex-image-service/codex-image-service.db")
+        machine.fail(f"{as_nginx} ls /run/codex-image-service")
+        machine.systemctl("start codex-image-service.socket")
+
+    with subtest("what nginx does not find, the service answers"):
+        missing = f"{site}/generated/img_0123456789abcdef0123456789abcdef.png"
+        t.assertIn("file_not_found", machine.succeed(f"curl -sS {missing}"))
+        t.assertIn("file_not_found", machine.succeed(f"curl -sS {site}/generated/.codex-image-service"))
+        t.assertIn("404", machine.succeed(f"curl -sS -o /dev/null -w '%{{http_code}}' {site}/metrics"))
+        name = url.rsplit("/", 1)[1]
+        machine.succeed(f"ln -s /etc/hostname /var/lib/codex-image-service/generated/{name.replace('.png', '_9.png')}")
+        t.assertIn("file_not_found", machine.succeed(f"curl -sS {url.replace('.png', '_9.png')}"))
+
+    with subtest("the operator signs in"):
+        form = "-d username=admin --data-urlencode password@/etc/admin-password"
+        login = f"curl -sS -o /dev/null -w '%{{http_code}}' -c /tmp/jar -H 'Origin: {site}' {site}/admin/login"
+        t.assertEqual(machine.succeed(f"{login} {form}"), "303")
+        machine.succeed(f"curl -fsS -b /tmp/jar {site}/admin | grep -q 'a red kite'")
+        t.assertEqual(machine.succeed(f"{login} -d username=admin -d password=wrong"), "401")
+        # Not from another site.
+        t.assertEqual(machine.succeed(f"{login.replace(f'Origin: {site}', 'Origin: http://evil.test')} {form}"), "403")
+
+    with subtest("tries to sign in are counted"):
+        tries = login.replace("-o /dev/null ", "") + " -d username=admin -d password=wrong"
+        t.assertIn("<center>nginx</center>", machine.succeed(f"for i in $(seq 20); do {tries}; done"))
+        machine.succeed(f"curl -fsS {site}/admin/login")
+  '';
+}
