@@ -1,42 +1,21 @@
-//! Tables `jobs`, `turns` and more as the operator sees them: pages of all jobs by filter, one job
-//! with everything that is known of it, and deleting.
+//! Tables `jobs`, `turns` and more as the operator sees them: pages of all jobs by filter.
 //!
 //! A page is quick at a million rows: what narrows it is found by an index, and where there is none
 //! for it (words in prompts, a login together with something else) a page looks at so many jobs and
 //! says how far it came.
 
+mod filter;
+
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, FromRow, QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::FromRow;
 
-use super::{Store, StoreError, jobs::JobState, keep_if_well, now};
+pub use self::filter::HistoryFilter;
+use super::{Store, StoreError, jobs::JobState};
 
-/// Jobs that a page looks at where no index leads to those it wants: by reading on from one to the
-/// next, and by looking each up elsewhere, which takes ten times as long.
-const SPAN: i64 = 100_000;
-const LOOK_UP_SPAN: i64 = 5_000;
-/// Of those so many are read at once, and none after this time: prompts have up to 128 kB.
+/// Of the jobs that a page looks at so many are read at once, and none after this time: prompts have up to 128 kB.
 const SLICE: i64 = 2_000;
 const LONGEST: Duration = Duration::from_millis(150);
-/// Jobs whose id begins with a text, at most; ids are random.
-const SAME_BEGINNING: i64 = 1_000;
-
-/// Which jobs are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HistoryFilter {
-    /// In the prompt, ASCII letters in either case; or the beginning of an id.
-    pub text: Option<String>,
-    /// Where they stand.
-    pub state: Option<JobState>,
-    /// The id of the caller's key.
-    pub key: Option<String>,
-    /// The label of a login that drew for them.
-    pub login: Option<String>,
-    /// Accepted at this time or later, in milliseconds.
-    pub from: Option<i64>,
-    /// Accepted before this time, in milliseconds.
-    pub until: Option<i64>,
-}
 
 /// A job in a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -93,77 +72,6 @@ pub struct HistoryPage {
     pub next: Option<i64>,
     /// The page is not full and yet not the last: so many jobs were looked at.
     pub looked_at: Option<i64>,
-}
-
-/// Everything of a job.
-#[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
-pub struct JobDetails {
-    pub id: String,
-    pub state: JobState,
-    /// Hostile.
-    pub prompt: String,
-    pub api_key_id: String,
-    pub key_name: String,
-    pub key_handle: String,
-    pub size: String,
-    pub quality: String,
-    pub background: String,
-    pub output_format: Option<String>,
-    pub output_compression: Option<u8>,
-    /// The caller's own word; hostile.
-    pub end_user: Option<String>,
-    pub count: u32,
-    pub attempts: i64,
-    pub error_code: Option<String>,
-    pub error: Option<String>,
-    pub retry_at: Option<i64>,
-    pub not_before: Option<i64>,
-    pub created_at: i64,
-    pub started_at: Option<i64>,
-    pub finished_at: Option<i64>,
-    pub waiting_at: Option<i64>,
-    pub starting_at: Option<i64>,
-    pub drawing_at: Option<i64>,
-    pub saving_at: Option<i64>,
-    pub expires_at: i64,
-    pub purged_at: Option<i64>,
-}
-
-/// A picture of a job that was asked for, and what Codex did about it.
-#[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
-pub struct TurnDetails {
-    /// From 0.
-    pub position: u32,
-    /// pending, running, succeeded or failed.
-    pub state: String,
-    pub login: Option<String>,
-    pub thread_id: Option<String>,
-    /// Hostile, as the next two.
-    pub stdout: Option<String>,
-    pub stderr: Option<String>,
-    pub note: Option<String>,
-    pub error_code: Option<String>,
-    pub error: Option<String>,
-    pub started_at: Option<i64>,
-    pub finished_at: Option<i64>,
-}
-
-/// A picture that lies on the disk.
-#[derive(Clone, Debug, FromRow)]
-#[allow(missing_docs, reason = "columns of the tables, which say what they are")]
-pub struct PictureDetails {
-    /// From 0.
-    pub position: u32,
-    pub file: String,
-    #[sqlx(rename = "type")]
-    pub media_type: String,
-    pub bytes: i64,
-    pub width: u32,
-    pub height: u32,
-    /// Whether it is a mask: of references only.
-    pub is_mask: bool,
 }
 
 macro_rules! row_columns {
@@ -266,211 +174,6 @@ impl Store {
         let top = before.unwrap_or(i64::MAX).min(last.saturating_add(1));
         Ok((first < top).then_some((first, top)))
     }
-
-    /// Everything of a job that is not deleted.
-    pub async fn job_details(&self, id: &str) -> Result<Option<JobDetails>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT j.*, k.name AS key_name, k.handle AS key_handle FROM jobs j \
-             JOIN api_keys k ON k.id = j.api_key_id WHERE j.id = ? AND j.deleted_at IS NULL",
-        )
-        .bind(id)
-        .fetch_optional(&self.read)
-        .await?)
-    }
-
-    /// The pictures that were asked for, by position.
-    pub async fn turns_of(&self, id: &str) -> Result<Vec<TurnDetails>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM turns WHERE job_id = ? ORDER BY position")
-            .bind(id)
-            .fetch_all(&self.read)
-            .await?)
-    }
-
-    /// The pictures of a job that are shown, by position.
-    pub async fn pictures_of(&self, id: &str) -> Result<Vec<PictureDetails>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT i.position, i.file, i.type, i.bytes, i.width, i.height, 0 AS is_mask \
-             FROM images i JOIN jobs j ON j.id = i.job_id AND j.state = 'succeeded' \
-             WHERE i.job_id = ? ORDER BY i.position",
-        )
-        .bind(id)
-        .fetch_all(&self.read)
-        .await?)
-    }
-
-    /// The references of a job that is not deleted and whose files are still there, by position.
-    pub async fn references_of(&self, id: &str) -> Result<Vec<PictureDetails>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT r.position, r.file, r.type, r.bytes, r.width, r.height, r.role = 'mask' AS is_mask \
-             FROM job_references r JOIN jobs j ON j.id = r.job_id AND j.deleted_at IS NULL \
-             AND j.purged_at IS NULL WHERE r.job_id = ? ORDER BY r.position",
-        )
-        .bind(id)
-        .fetch_all(&self.read)
-        .await?)
-    }
-
-    /// Deletes a job from what is shown: one that is open is cancelled, its words and Codex's are
-    /// forgotten, and its files are due. What the figures count stays, and so does what makes a
-    /// repetition of its request find it: that is not drawn after all. False when there is none.
-    pub async fn delete_job(&self, id: &str) -> Result<bool, StoreError> {
-        let mut writer = self.write.acquire().await?;
-        let outcome = delete(&mut writer, id).await;
-        Ok(keep_if_well(writer, outcome).await?)
-    }
-}
-
-async fn delete(writer: &mut SqliteConnection, id: &str) -> sqlx::Result<bool> {
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let done = sqlx::query(
-        "UPDATE jobs SET deleted_at = ?2, expires_at = min(expires_at, ?2), prompt = '', \
-         error = NULL, end_user = NULL, \
-         finished_at = coalesce(finished_at, ?2), lease_owner = NULL, lease_until = NULL, \
-         generation = generation + (state IN ('queued', 'running')), \
-         state = CASE WHEN state IN ('queued', 'running') THEN 'cancelled' \
-           WHEN state = 'succeeded' THEN 'expired' ELSE state END \
-         WHERE id = ?1 AND deleted_at IS NULL",
-    )
-    .bind(id)
-    .bind(now())
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query(
-        "UPDATE turns SET stdout = NULL, stderr = NULL, note = NULL, error = NULL WHERE job_id = ?",
-    )
-    .bind(id)
-    .execute(&mut *transaction)
-    .await?;
-    transaction.commit().await?;
-    Ok(done.rows_affected() > 0)
-}
-
-impl HistoryFilter {
-    /// The text, when it is looked for in prompts.
-    fn words(&self) -> Option<&str> {
-        self.text.as_deref().filter(|text| !is_id_prefix(text))
-    }
-
-    /// The text, when ids begin with it.
-    fn id_prefix(&self) -> Option<&str> {
-        self.text.as_deref().filter(|text| is_id_prefix(text))
-    }
-
-    /// The login, when it leads to the jobs: an id does so better.
-    fn leading_login(&self) -> Option<&str> {
-        self.login.as_deref().filter(|_| self.id_prefix().is_none())
-    }
-
-    /// How many jobs are looked at, where no index leads to just the rows that are wanted.
-    fn span(&self) -> Option<i64> {
-        let is_read = self.words().is_some();
-        let beside_login = self.state.is_some() || self.key.is_some() || is_read;
-        match self.leading_login() {
-            Some(_) if beside_login => Some(LOOK_UP_SPAN),
-            _ => is_read.then_some(SPAN),
-        }
-    }
-
-    /// The wanted jobs between two places, newest first.
-    fn query(&self, columns: &str, floor: i64, top: i64, limit: i64) -> QueryBuilder<Sqlite> {
-        let mut query = QueryBuilder::new(columns);
-        self.push(&mut query, floor, top);
-        let order = if self.leading_login().is_some() { "t.job_seq" } else { "j.seq" };
-        query.push(" ORDER BY ").push(order).push(" DESC LIMIT ").push_bind(limit);
-        query
-    }
-
-    fn push(&self, query: &mut QueryBuilder<Sqlite>, floor: i64, top: i64) {
-        // The order of the tables and the index are ours: the planner knows nothing of their sizes.
-        if let Some(login) = self.leading_login() {
-            query
-                .push(
-                    "FROM turns t INDEXED BY turns_by_login CROSS JOIN jobs j ON j.seq = t.job_seq \
-                     CROSS JOIN api_keys k ON k.id = j.api_key_id \
-                     WHERE j.deleted_at IS NULL AND t.login = ",
-                )
-                .push_bind(login.to_owned())
-                .push(" AND t.job_seq >= ")
-                .push_bind(floor)
-                .push(" AND t.job_seq < ")
-                .push_bind(top)
-                // A job of several turns is one.
-                .push(
-                    " AND NOT EXISTS (SELECT 1 FROM turns o WHERE o.job_id = t.job_id \
-                     AND o.position < t.position AND o.login = t.login)",
-                );
-        } else {
-            let has_both = self.key.is_some() && self.state.is_some_and(JobState::is_final);
-            query
-                .push("FROM jobs j ")
-                .push(if has_both { "INDEXED BY jobs_by_key_and_state " } else { "" })
-                .push(
-                    "CROSS JOIN api_keys k ON k.id = j.api_key_id \
-                     WHERE j.deleted_at IS NULL AND j.seq >= ",
-                )
-                .push_bind(floor)
-                .push(" AND j.seq < ")
-                .push_bind(top);
-        }
-        if let Some(state) = self.state {
-            // Literals, and both of them, for it is by their text that a partial index is found.
-            query.push(" AND j.state = '").push(state.as_str()).push("'");
-            if state.is_final() {
-                query.push(" AND j.state NOT IN ('queued', 'running')");
-            }
-        }
-        if let Some(key) = &self.key {
-            query.push(" AND j.api_key_id = ").push_bind(key.clone());
-        }
-        if let Some(from) = self.from {
-            query.push(" AND j.created_at >= ").push_bind(from);
-        }
-        if let Some(until) = self.until {
-            query.push(" AND j.created_at < ").push_bind(until);
-        }
-        if let Some(words) = self.words() {
-            query.push(" AND j.prompt LIKE ").push_bind(like(words)).push(" ESCAPE '\\'");
-        }
-        if let Some(prefix) = self.id_prefix() {
-            query
-                .push(" AND j.seq IN (SELECT seq FROM jobs INDEXED BY sqlite_autoindex_jobs_1 WHERE id >= ")
-                .push_bind(prefix.to_owned())
-                .push(" AND id < ")
-                // The character after `f` and the digits.
-                .push_bind(format!("{prefix}g"))
-                .push(" LIMIT ")
-                .push_bind(SAME_BEGINNING)
-                .push(")");
-            if let Some(login) = &self.login {
-                query
-                    .push(" AND EXISTS (SELECT 1 FROM turns o WHERE o.job_id = j.id AND o.login = ")
-                    .push_bind(login.clone())
-                    .push(")");
-            }
-        }
-    }
-}
-
-/// `img_` and at least eight of its digits; fewer are looked for in prompts, as anything else is.
-fn is_id_prefix(text: &str) -> bool {
-    text.strip_prefix("img_").is_some_and(|digits| {
-        (8..=32).contains(&digits.len())
-            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    })
-}
-
-/// The pattern that finds a text anywhere.
-fn like(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len() + 2);
-    pattern.push('%');
-    for character in text.chars() {
-        if matches!(character, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern.push('%');
-    pattern
 }
 
 #[cfg(test)]

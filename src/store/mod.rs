@@ -7,6 +7,7 @@ pub mod admin;
 pub mod api_keys;
 pub mod claims;
 pub mod cleanups;
+pub mod details;
 pub mod history;
 pub mod jobs;
 pub mod joining;

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     queue,
     store::{
-        history::{JobDetails, PictureDetails, TurnDetails},
+        details::{JobDetails, PictureDetails, TurnDetails},
         jobs::JobState,
     },
 };

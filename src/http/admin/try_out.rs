@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     queue,
-    store::{api_keys::ApiKey, history::JobDetails},
+    store::{api_keys::ApiKey, details::JobDetails},
 };
 
 /// Sizes that are offered; any other may be typed.

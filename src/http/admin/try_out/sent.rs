@@ -21,7 +21,7 @@ use super::super::super::{
 use crate::{
     images::{self, BadReference, Reference},
     queue,
-    store::{StoreError, history::JobDetails},
+    store::{StoreError, details::JobDetails},
 };
 
 /// Text fields beside the prompt are a word.
