@@ -4,6 +4,7 @@
 
 pub mod admin_password;
 pub mod api_key;
+pub mod backup;
 pub mod cli;
 pub mod codex;
 pub mod config;

@@ -64,12 +64,17 @@ fn make_folder(path: &Path, split: bool) -> io::Result<()> {
 /// Makes an empty file, for this user and, in a shared folder, its group, whatever the umask says;
 /// one that is there stays as it is.
 pub(crate) fn make_file(path: &Path) -> io::Result<()> {
-    let mode = if lies_in_shared_folder(path) { SHARED_FILE } else { PRIVATE_FILE };
+    let mode = mode_of_file(path);
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Ok(file) => file.set_permissions(Permissions::from_mode(mode)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The mode of a file that is made there.
+pub(crate) fn mode_of_file(path: &Path) -> u32 {
+    if lies_in_shared_folder(path) { SHARED_FILE } else { PRIVATE_FILE }
 }
 
 /// A small file of this user's own, and whether it was there.

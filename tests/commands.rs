@@ -67,7 +67,7 @@ impl Drop for Running {
 #[test]
 fn every_command_explains_itself() {
     let service = Setup::painter().stopped();
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 11] = [
         &[],
         &["serve"],
         &["demo"],
@@ -75,6 +75,8 @@ fn every_command_explains_itself() {
         &["admin"],
         &["admin", "reset-password"],
         &["cleanup"],
+        &["backup"],
+        &["restore"],
         &["check-config"],
         &["healthcheck"],
     ];
@@ -108,6 +110,8 @@ fn wrong_usage_is_2() {
         &["demo", "--delay", "601"],
         &["demo", "--delay", "NaN"],
         &["cleanup", "--force"],
+        &["backup"],
+        &["backup", "--keep", "0", "."],
         &["healthcheck", "a", "b"],
         &["check-config", "--yaml"],
     ] {
@@ -145,9 +149,14 @@ fn without_a_command_it_serves() {
 #[test]
 fn a_wrong_setting_stops_every_command() {
     let service = Setup::painter().set("CODEX_WORKER_CONCURRENCY", "many").stopped();
-    for args in
-        [&["serve"][..], &["keys", "list"], &["cleanup"], &["check-config"], &["healthcheck"]]
-    {
+    for args in [
+        &["serve"][..],
+        &["keys", "list"],
+        &["cleanup"],
+        &["backup", "."],
+        &["check-config"],
+        &["healthcheck"],
+    ] {
         let output = service.run(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         let said = words(&output);

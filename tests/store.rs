@@ -8,17 +8,16 @@ mod support;
 
 use std::{
     fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Child, Output, Stdio},
     time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::json;
 use support::{
-    PATIENCE, Setup, beside, fake, lab, pictures, process, snapshot, sqlite::Database, temp_dir,
-    wait_for, wait_for_within,
+    Disk, PATIENCE, Setup, beside, fake, lab, pictures, process, snapshot, sqlite::Database,
+    temp_dir, wait_for, wait_for_within,
 };
 
 /// As many as there are files in `migrations/`.
@@ -354,64 +353,6 @@ fn a_deleted_key_keeps_its_history() {
 
 // Disks
 
-/// A file system of its own, unmounted at the end; None (and said) where it may not be made.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn new(at: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mut mount = Command::new("mount");
-        let output = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
-            Ok(output) => {
-                support::cannot_run(&format!("a small file system is needed: {}", text(&output)));
-                None
-            }
-            Err(error) => {
-                support::cannot_run(&format!("mount(8) is needed: {error}"));
-                None
-            }
-        }
-    }
-
-    /// Writes until nothing more fits.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("filler")).unwrap();
-        for size in [64 * 1024, 4096, 1] {
-            while file.write(&vec![1; size]).is_ok() {}
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-
-    /// Also while files on it are open to be written: another file system on top of it, with the
-    /// same file, may only be read.
-    fn refuse_writes(&self) {
-        let mut mount = Command::new("mount");
-        let done = mount.arg("--bind").args([&self.0, &self.0]).status().unwrap();
-        assert!(done.success());
-        let mut mount = Command::new("mount");
-        let done = mount.args(["-o", "remount,bind,ro"]).arg(&self.0).status().unwrap();
-        assert!(done.success());
-    }
-
-    fn make_read_only(&self) {
-        let mut mount = Command::new("mount");
-        assert!(mount.args(["-o", "remount,ro"]).arg(&self.0).status().unwrap().success());
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: the service that uses it may end later than this value.
-        let unmount = || Command::new("umount").arg("-l").arg(&self.0).output();
-        while unmount().is_ok_and(|output| output.status.success()) {}
-    }
-}
-
 #[test]
 fn a_state_directory_that_cannot_be_written_is_named() {
     let setup = Setup::painter();
@@ -571,7 +512,7 @@ fn a_picture_that_could_not_be_stored_is_taken_by_the_next_start() {
 fn a_claim_that_was_not_written_draws_nothing() {
     let setup = Setup::fake().args(&["--role", "front"]);
     let Some(disk) = Disk::new(&setup.path("disk"), "size=2m") else { return };
-    let database = url_of(&disk.0.join("service.db"));
+    let database = url_of(&disk.path().join("service.db"));
     let service = setup.set("DATABASE_URL", database).start();
     let job = service.submit("a kite [fake job=kite]");
     disk.fill();

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;
+mod backup;
 mod check_config;
 mod cleanup;
 mod demo;
@@ -13,6 +14,7 @@ mod keys;
 mod listen;
 mod logins;
 mod openapi;
+mod restore;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -52,6 +54,8 @@ enum Command {
     Logins(logins::Args),
     Admin(admin::Args),
     Cleanup(cleanup::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     CheckConfig(check_config::Args),
     Healthcheck(healthcheck::Args),
     Openapi(openapi::Args),
@@ -74,6 +78,8 @@ pub fn run() -> ExitCode {
         Command::Logins(args) => logins::run(args, cli.config),
         Command::Admin(args) => admin::run(&args, cli.config),
         Command::Cleanup(args) => cleanup::run(&args, cli.config),
+        Command::Backup(args) => backup::run(&args, cli.config),
+        Command::Restore(args) => restore::run(&args, cli.config),
         Command::CheckConfig(args) => check_config::run(&args, cli.config),
         Command::Healthcheck(args) => healthcheck::run(args, cli.config),
         Command::Openapi(args) => openapi::run(&args),

@@ -49,10 +49,7 @@ pub(super) async fn bring_up_to_date(
             }
             if let Sight::Ours(from) = sight { from } else { None }
         }
-        Err(error) if is_no_database(&error) => {
-            return Err(StoreError::NoDatabase(path.display().to_string()));
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(unreadable(path, error)),
     };
     // Its commits need not each reach the disk: closing syncs them all (or, when others have the
     // database open, the next commit does, for it syncs the log up to its own end).
@@ -206,12 +203,43 @@ pub(super) async fn is_up_to_date(path: &Path) -> Result<bool, StoreError> {
     Ok(has_content(path) && is_current(path).await?)
 }
 
-fn newest() -> i64 {
-    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+/// Fails unless there is a database of ours, of this version or a former one. Makes nothing.
+pub(super) async fn must_be_ours(path: &Path) -> Result<(), StoreError> {
+    match look(path).await {
+        Ok(Sight::Empty) => Err(StoreError::Missing(path.display().to_string())),
+        Ok(sight) => refuse_others(path, &sight),
+        Err(error) => Err(unreadable(path, error)),
+    }
 }
 
-/// `SQLITE_NOTADB`
-fn is_no_database(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code == "26")
+/// The version of a database that must be ours, this one or a former one.
+pub(super) async fn version_of(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<i64, StoreError> {
+    let sight = sight_of(connection).await.map_err(|error| unreadable(path, error))?;
+    refuse_others(path, &sight)?;
+    match sight {
+        Sight::Ours(Some(version)) => Ok(version),
+        _ => Err(StoreError::Missing(path.display().to_string())),
+    }
+}
+
+/// A file that could not be read, by its name where it is to blame.
+pub(super) fn unreadable(path: &Path, error: sqlx::Error) -> StoreError {
+    let path = path.display().to_string();
+    match code_of(&error).as_deref() {
+        Some("26") => StoreError::NoDatabase(path), // SQLITE_NOTADB
+        Some("11") => StoreError::Damaged { path, found: error.to_string() }, // SQLITE_CORRUPT
+        _ => error.into(),
+    }
+}
+
+/// The number that `SQLite` gave it.
+pub(super) fn code_of(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+fn newest() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }

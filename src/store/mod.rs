@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod api_keys;
+pub mod backup;
 pub mod claims;
 pub mod cleanups;
 pub mod details;
@@ -65,6 +66,14 @@ pub enum StoreError {
     /// The file is something else altogether.
     #[error("{0} is not an SQLite database. It was left untouched.")]
     NoDatabase(String),
+    /// It cannot be read from end to end.
+    #[error("{path} is damaged: {found}")]
+    Damaged {
+        /// The database.
+        path: String,
+        /// What `SQLite` found first.
+        found: String,
+    },
     /// The file was written by a newer version of this program.
     #[error(
         "{path} has schema version {found}, this program knows {known}. Start the newer \
