@@ -36,7 +36,7 @@ fn requests(service: &Service) -> Vec<BTreeMap<String, String>> {
 fn event_of(service: &Service, reply: &Reply) -> BTreeMap<String, String> {
     let id = reply.header("x-request-id").unwrap().to_owned();
     let found = |events: Vec<BTreeMap<String, String>>| -> Vec<_> {
-        events.into_iter().filter(|event| event["request"] == id).collect()
+        events.into_iter().filter(|event| event["request_id"] == id).collect()
     };
     wait_for("the event", || found(requests(service)).pop());
     let [event] = found(requests(service)).try_into().unwrap();
@@ -126,9 +126,9 @@ fn each_request_is_one_event() {
         let event = event_of(&service, &reply);
         assert_eq!((reply.status, event["status"].parse()), (status, Ok(status)), "{event:?}");
         assert_eq!((event["method"].as_str(), event["route"].as_str()), (method, route));
-        assert_eq!(event.get("key"), key, "{event:?}");
+        assert_eq!(event.get("key_handle"), key, "{event:?}");
         assert!(event["ms"].parse::<u64>().is_ok(), "{event:?}");
-        assert_eq!(event.get("job").map(String::as_str), reply.header("x-job-id"), "{event:?}");
+        assert_eq!(event.get("job_id").map(String::as_str), reply.header("x-job-id"), "{event:?}");
     }
     assert_eq!(requests(&service).len(), count);
     let log = service.log();
@@ -144,10 +144,10 @@ fn a_disabled_key_is_named_and_an_unknown_one_is_not() {
     let listed: Value = serde_json::from_slice(&listed).unwrap();
     service.run(&["keys", "disable", listed[0]["id"].as_str().unwrap()]);
     let refused = service.get("/v1/images/jobs").expect(403);
-    assert_eq!(event_of(&service, &refused)["key"], handle);
+    assert_eq!(event_of(&service, &refused)["key_handle"], handle);
     service.run(&["keys", "delete", listed[0]["id"].as_str().unwrap()]);
     let refused = service.get("/v1/images/jobs").expect(401);
-    assert_eq!(event_of(&service, &refused).get("key"), None);
+    assert_eq!(event_of(&service, &refused).get("key_handle"), None);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_callers_own_id_is_kept_when_it_is_harmless() {
     for id in ["a", "5f3c-1.b_C", &"x".repeat(64)] {
         let reply = with_id(id);
         assert_eq!(reply.header("x-request-id"), Some(id));
-        assert_eq!(event_of(&service, &reply)["request"], id);
+        assert_eq!(event_of(&service, &reply)["request_id"], id);
     }
     let mut made = Vec::new();
     for id in ["", "a b", "a\tb", "a=b", "\"quoted\"", "é", &"x".repeat(65)] {
@@ -193,7 +193,7 @@ fn a_caller_that_goes_away_leaves_its_event() {
     });
     drop(caller);
     let event = wait_for("its event", || {
-        requests(&service).into_iter().find(|event| event["request"] == "goes-away")
+        requests(&service).into_iter().find(|event| event["request_id"] == "goes-away")
     });
     assert_eq!((event["status"].as_str(), event["route"].as_str()), ("499", "/v1/images/generate"));
     let counted = r#"http_requests_total{route="/v1/images/generate",method="POST",status="499"}"#;

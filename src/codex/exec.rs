@@ -88,6 +88,8 @@ impl ExecEngine {
                 Ok(lease) => Arc::new(lease),
                 Err(refused) => return Ok(without_login(last, refused.into())),
             };
+            let (job_id, position, login) = (&turn.job_id, turn.position, &lease.home().label);
+            tracing::info!(job_id, position, login, "turn is given to a login");
             let begun = Instant::now();
             let finished = self.attempt(turn, sink, &stop, &lease, left).await?;
             left = left.saturating_sub(begun.elapsed());
@@ -122,11 +124,11 @@ impl ExecEngine {
             .spawner
             .spawn(launch)
             .await
-            .map_err(|error| broken(&error, "Codex cannot be started"))?;
+            .map_err(|error| not_begun(turn, lease, &error, "Codex cannot be started"))?;
 
         // From here on nothing may end this as if Codex had not run.
         let login = &lease.home().label;
-        let limits = run::Limits { timeout, stop, home: &lease.home().path };
+        let limits = run::Limits { timeout, stop, job_id: &turn.job_id, home: lease.home() };
         let run::Followed { report, ending, unsure } =
             run::follow(running, follower, &limits, |thread| {
                 let thread = ThreadRef { login: login.clone(), thread };
@@ -143,7 +145,8 @@ impl ExecEngine {
         let dir = turn.dir.clone();
         let gathered =
             tokio::task::spawn_blocking(move || gather(&dir, &threads, &report, ending, unsure));
-        let mut finished = gathered.await.unwrap_or_else(|error| unseen(thread, &error.into()));
+        let mut finished =
+            gathered.await.unwrap_or_else(|error| unseen(turn, thread, &error.into()));
         if finished.thread.is_none()
             && let Some(refusal) = versions::refusal(version, &finished.stderr)
         {
@@ -193,9 +196,9 @@ impl Engine for ExecEngine {
 
     fn recover<'a>(&'a self, turn: &'a Turn, known: Option<ThreadRef>) -> BoxFuture<'a, Finished> {
         Box::pin(async move {
-            salvage::salvage(turn.dir.clone(), &self.logins, &self.shadows, known.clone())
+            salvage::salvage(turn, &self.logins, &self.shadows, known.clone())
                 .await
-                .unwrap_or_else(|error| unseen(known, &error))
+                .unwrap_or_else(|error| unseen(turn, known, &error))
         })
     }
 
@@ -257,7 +260,7 @@ fn prepare(
     turn: &Turn,
     lease: &Lease,
 ) -> Result<(Launch, Follower), Failure> {
-    let failed = |error: io::Error| broken(&error, "a run cannot be prepared");
+    let failed = |error: io::Error| not_begun(turn, lease, &error, "a run cannot be prepared");
     let dir = path::absolute(&turn.dir).map_err(failed)?;
     let cwd = dir.join(CWD);
     DirBuilder::new().recursive(true).mode(0o700).create(&cwd).map_err(failed)?;
@@ -318,7 +321,8 @@ pub(super) fn gather(
     let mut found = Harvest::default();
     for (home, thread) in threads {
         if let Err(error) = harvest::harvest(home, &thread.thread, &mut found) {
-            tracing::error!(%error, "the pictures of a thread cannot be looked for");
+            let ThreadRef { login, thread: codex_thread } = thread;
+            tracing::error!(login, codex_thread, %error, "the pictures of a thread cannot be looked for");
             unsure = true;
         }
     }
@@ -347,13 +351,22 @@ pub(super) fn without_a_run(failure: Failure) -> Finished {
 }
 
 /// There was a run, and what it left was not looked at.
-fn unseen(thread: Option<ThreadRef>, error: &io::Error) -> Finished {
-    tracing::error!(%error, "what Codex left could not be looked for");
+fn unseen(turn: &Turn, thread: Option<ThreadRef>, error: &io::Error) -> Finished {
+    tracing::error!(job_id = turn.job_id, %error, "what Codex left could not be looked for");
     Finished { thread, unsure: true, ..without_a_run(failures::could_not_look()) }
 }
 
 fn broken(error: &io::Error, what: &'static str) -> Failure {
-    tracing::error!(%error, what);
+    tracing::error!(%error, "{what}");
+    could_not_start()
+}
+
+fn not_begun(turn: &Turn, lease: &Lease, error: &io::Error, what: &'static str) -> Failure {
+    tracing::error!(job_id = turn.job_id, login = lease.home().label, %error, "{what}");
+    could_not_start()
+}
+
+fn could_not_start() -> Failure {
     Failure::new(FailureCode::CodexError, "The service could not start Codex.")
 }
 

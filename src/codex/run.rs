@@ -14,6 +14,7 @@ use super::{
     follow::{Follower, Progress},
     spawn::Running,
 };
+use crate::config::LoginHome;
 
 /// Between SIGTERM and SIGKILL, and for the kernel after that.
 const GRACE: Duration = Duration::from_secs(5);
@@ -26,8 +27,10 @@ const AFTER_TURN: Duration = Duration::from_secs(10);
 pub(super) struct Limits<'a> {
     pub(super) timeout: Duration,
     pub(super) stop: &'a CancellationToken,
-    /// The login's home, to see whether a refresh is under way.
-    pub(super) home: &'a Path,
+    /// For the log.
+    pub(super) job_id: &'a str,
+    /// The login, to see whether a refresh of it is under way.
+    pub(super) home: &'a LoginHome,
 }
 
 /// How a run went.
@@ -47,6 +50,7 @@ pub(super) async fn follow<F: Future<Output = ()>>(
     limits: &Limits<'_>,
     tell: impl FnOnce(String) -> F,
 ) -> Followed {
+    let (job_id, login) = (limits.job_id, &limits.home.label);
     let mut report = Report::default();
     let mut tell = Some(tell);
     let mut telling = None;
@@ -58,7 +62,7 @@ pub(super) async fn follow<F: Future<Output = ()>>(
             Ok(Progress::TooMuch) => break Some(Ending::TooMuch),
             Ok(progress) => progress == Progress::More,
             Err(error) => {
-                tracing::warn!(%error, "Codex's output cannot be read");
+                tracing::warn!(job_id, login, %error, "Codex's output cannot be read");
                 false
             }
         };
@@ -82,7 +86,7 @@ pub(super) async fn follow<F: Future<Output = ()>>(
     };
 
     if ending.is_some() {
-        let ended = end(&running, limits.home);
+        let ended = end(&running, &limits.home.path);
         tokio::pin!(ended);
         loop {
             tokio::select! {
@@ -94,7 +98,7 @@ pub(super) async fn follow<F: Future<Output = ()>>(
     let status = tokio::time::timeout(GRACE, running.reap()).await;
     let mut unsure = !matches!(status, Ok(Ok(_)));
     if unsure {
-        tracing::error!(?status, "the end of Codex cannot be waited for");
+        tracing::error!(job_id, login, ?status, "the end of Codex cannot be waited for");
     }
     let ending = match (ending, status) {
         (Some(ending), _) => ending,
@@ -109,7 +113,7 @@ pub(super) async fn follow<F: Future<Output = ()>>(
             Ok(Progress::TooMuch) => break Ending::TooMuch,
             Ok(Progress::Caught) => break ending,
             Err(error) => {
-                tracing::error!(%error, "Codex's output cannot be read");
+                tracing::error!(job_id, login, %error, "Codex's output cannot be read");
                 unsure |= report.thread.is_none();
                 break ending;
             }
@@ -187,7 +191,9 @@ mod tests {
         let running = spawner.spawn(launch).await.unwrap();
         before(&stderr);
         let timeout = Duration::from_secs(10);
-        let limits = Limits { timeout, stop: &CancellationToken::new(), home: dir };
+        let home = LoginHome { label: "one".to_owned(), path: dir.to_owned() };
+        let stop = &CancellationToken::new();
+        let limits = Limits { timeout, stop, job_id: "img_1", home: &home };
         follow(running, follower, &limits, |_| std::future::ready(())).await
     }
 

@@ -11,7 +11,7 @@ use std::{
 use tokio::task::spawn_blocking;
 
 use super::{
-    Failure, FailureCode, Finished, ThreadRef,
+    Failure, FailureCode, Finished, ThreadRef, Turn,
     events::Report,
     exec::{EVENTS, LOGIN, gather, without_a_run},
     failures::Ending,
@@ -22,11 +22,12 @@ use super::{
 
 /// Waits for the run's end, then gathers what it left; see [`super::Engine::recover`].
 pub(super) async fn salvage(
-    dir: PathBuf,
+    turn: &Turn,
     logins: &Arc<Logins>,
     shadows: &Path,
     known: Option<ThreadRef>,
 ) -> io::Result<Finished> {
+    let (dir, job_id) = (turn.dir.clone(), turn.job_id.clone());
     let (folder, all, also) = (dir.clone(), Arc::clone(logins), known.clone());
     let base = shadows.to_owned();
     let looked = spawn_blocking(move || owners(&folder, &all, &base, also.as_ref()));
@@ -37,7 +38,8 @@ pub(super) async fn salvage(
     // One after the other and let go at once: the run is over when its lock was free once.
     for &index in &homes {
         if let Err(Refused::Failed(failure)) = logins.over(index).await {
-            tracing::error!(message = failure.message, "a login's lock cannot be waited for");
+            let (login, why) = (&logins.homes()[index].label, failure.message);
+            tracing::error!(job_id, login, why, "a login's lock cannot be waited for");
             unsure = true;
         }
     }
@@ -46,7 +48,7 @@ pub(super) async fn salvage(
         // Only now: until the lock was free the run may have written.
         let mut report = Report::default();
         if let Err(error) = read_events(&dir.join(EVENTS), &mut report) {
-            tracing::error!(%error, "what Codex wrote cannot be read");
+            tracing::error!(job_id, %error, "what Codex wrote cannot be read");
             // With its thread read, the rest says only what went wrong.
             unsure |= report.thread.is_none();
         }

@@ -9,7 +9,7 @@ use axum::{
 };
 use tokio::sync::SemaphorePermit;
 
-use super::{App, body, error::ApiError, intake::Draft};
+use super::{App, body, error::ApiError, intake::Draft, trace::tell_of_this_request};
 use crate::{
     codex::status::{RestReason, UNTIL_WOKEN},
     queue::{Ticket, Waited},
@@ -177,15 +177,35 @@ pub(super) async fn enter(app: &App, job: NewJob) -> Result<String, ApiError> {
 /// The same for a caller who waits.
 pub(super) async fn enter_to_wait(app: &App, job: NewJob) -> Result<Ticket, ApiError> {
     let folder = app.references_dir.join(&job.id);
+    let (pictures, references) = (job.count, job.references.len());
     let entered = match enter_before(app, &job).await {
         Ok(Some(id)) => Ok(app.queue.ticket(id)),
         Ok(None) => app.queue.submit_to_wait(job).await.map_err(ApiError::from),
         Err(refused) => Err(refused),
     };
-    if entered.as_ref().is_ok_and(|ticket| !ticket.is_joined()) {
-        app.metrics.job_accepted();
-    } else {
-        leave_nothing(folder).await;
+    match &entered {
+        Ok(ticket) if !ticket.is_joined() => {
+            let job_id = ticket.job();
+            app.metrics.job_accepted();
+            tell_of_this_request(|request_id, key_handle| {
+                tracing::info!(
+                    job_id,
+                    request_id,
+                    key_handle,
+                    pictures,
+                    references,
+                    "job accepted"
+                );
+            });
+        }
+        Ok(ticket) => {
+            let job_id = ticket.job();
+            leave_nothing(folder).await;
+            tell_of_this_request(|request_id, key_handle| {
+                tracing::info!(job_id, request_id, key_handle, "job is asked for once more");
+            });
+        }
+        Err(_) => leave_nothing(folder).await,
     }
     entered
 }
@@ -212,7 +232,7 @@ async fn leave_nothing(folder: PathBuf) {
 pub(super) async fn wait(app: &App, ticket: &Ticket) -> Waited {
     app.queue.wait(ticket, app.patience).await.unwrap_or_else(|error| {
         // The job is accepted and goes on; a 500 would make clients ask, and pay, again.
-        tracing::error!(job = ticket.job(), %error, "the store failed while a caller waited");
+        tracing::error!(job_id = ticket.job(), %error, "the store failed while a caller waited");
         Waited::Patience
     })
 }

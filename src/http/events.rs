@@ -120,7 +120,7 @@ impl Follower {
             let job = match self.app.store.job(&self.id).await {
                 Ok(job) => job?,
                 Err(error) => {
-                    tracing::error!(job = self.id, %error, "the events of a job break off");
+                    tracing::error!(job_id = self.id, %error, "the events of a job break off");
                     return None;
                 }
             };

@@ -33,14 +33,47 @@ use crate::telemetry::known;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a handler adds to its request's event.
-#[derive(Clone, Default)]
-pub(super) struct RequestNotes(Arc<OnceLock<String>>);
+/// What is known of a request and belongs in its events; a handler adds to it.
+#[derive(Clone)]
+pub(super) struct RequestNotes(Arc<Notes>);
+
+struct Notes {
+    id: HeaderValue,
+    /// The handle of the caller's key.
+    key: OnceLock<String>,
+}
 
 impl RequestNotes {
+    fn new(id: HeaderValue) -> Self {
+        Self(Arc::new(Notes { id, key: OnceLock::new() }))
+    }
+
     /// Names the caller's key by its handle.
     pub(super) fn set_key(&self, handle: &str) {
-        let _ = self.0.set(handle.to_owned());
+        let _ = self.0.key.set(handle.to_owned());
+    }
+
+    fn id(&self) -> &str {
+        // One that was sent is made of plain characters, too.
+        self.0.id.to_str().unwrap_or_default()
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.0.key.get().map(String::as_str)
+    }
+}
+
+tokio::task_local! {
+    /// The request that a task answers.
+    static ANSWERED: RequestNotes;
+}
+
+/// Writes an event about the request that this task answers, by its id and the handle of its
+/// caller's key.
+pub(super) fn tell_of_this_request(tell: impl FnOnce(Option<&str>, Option<&str>)) {
+    match ANSWERED.try_get() {
+        Ok(notes) => tell(Some(notes.id()), notes.key()),
+        Err(_) => tell(None, None),
     }
 }
 
@@ -75,11 +108,13 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let mut asked = Asked::note(self.app.clone(), &mut request);
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answer = ANSWERED.scope(asked.notes.clone(), answer);
         Box::pin(async move {
             // A panic in one request is that request's 500; its text may hold anything, so it is
             // not logged.
             let mut response = answer.await.unwrap_or_else(|_| {
-                tracing::error!("a handler panicked");
+                let request_id = asked.notes.id();
+                tracing::error!(request_id, "a handler panicked");
                 Ok(ApiError::Internal.into_response())
             })?;
             let id = asked.answered(&response);
@@ -94,7 +129,6 @@ where
 struct Asked {
     app: App,
     begun: Instant,
-    id: HeaderValue,
     notes: RequestNotes,
     method: Method,
     route: Option<MatchedPath>,
@@ -103,12 +137,11 @@ struct Asked {
 
 impl Asked {
     fn note(app: App, request: &mut Request) -> Self {
-        let notes = RequestNotes::default();
+        let notes = RequestNotes::new(request_id(request));
         request.extensions_mut().insert(notes.clone());
         Self {
             app,
             begun: Instant::now(),
-            id: request_id(request),
             notes,
             method: request.method().clone(),
             route: request.extensions().get::<MatchedPath>().cloned(),
@@ -119,7 +152,7 @@ impl Asked {
     /// Tells of the answer; gives the request's id.
     fn answered(&mut self, response: &Response) -> HeaderValue {
         self.tell(response.status(), response.headers().get(JOB_ID));
-        std::mem::replace(&mut self.id, HeaderValue::from_static(""))
+        self.notes.0.id.clone()
     }
 
     /// Counts the answer and writes its event.
@@ -130,14 +163,13 @@ impl Asked {
         let elapsed = self.begun.elapsed();
         self.app.metrics.request(route, &self.method, status, elapsed);
         let (route, status) = (route.unwrap_or("(none)"), status.as_u16());
-        let key = self.notes.0.get().map(String::as_str);
-        let job = job.and_then(|job| job.to_str().ok());
-        let request = self.id.to_str().unwrap_or_default();
+        let (request_id, key_handle) = (self.notes.id(), self.notes.key());
+        let job_id = job.and_then(|job| job.to_str().ok());
         let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if matches!(route, "/health" | "/ready" | "/metrics") {
-            tracing::debug!(request, method, route, status, ms, "request");
+            tracing::debug!(request_id, method, route, status, ms, "request");
         } else {
-            tracing::info!(request, key, method, route, status, job, ms, "request");
+            tracing::info!(request_id, key_handle, method, route, status, job_id, ms, "request");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     store::{
         self,
         claims::Claim,
-        jobs::JobState,
+        jobs::{JobState, Phase},
         outcomes::{NewImage, Recorded, TurnEnd, TurnFailure},
     },
 };
@@ -79,15 +79,15 @@ pub(super) async fn accept(
                 });
             }
             Ok(Err(reason @ (Rejected::Storage(_) | Rejected::Unreadable(_)))) => {
-                tracing::error!(job = claim.id, position, %reason, "a picture could not be stored");
+                tracing::error!(job_id = claim.id, position, %reason, "a picture could not be stored");
                 unknown = true;
             }
             Ok(Err(reason)) => {
-                tracing::warn!(job = claim.id, position, %reason, "what Codex saved is no picture");
+                tracing::warn!(job_id = claim.id, position, %reason, "what Codex saved is no picture");
                 rejected = true;
             }
             Err(_) => {
-                tracing::error!(job = claim.id, position, "reading a picture panicked");
+                tracing::error!(job_id = claim.id, position, "reading a picture panicked");
                 rejected = true;
             }
         }
@@ -151,7 +151,7 @@ pub(super) async fn record(
     let store = &worker.shop.store;
     let mut recorded = store.finish_turn(claim, &end, worker.expires_at()).await;
     if let (Ok(Recorded::Duplicate), Ok(image)) = (&recorded, &end.result) {
-        remove_file(worker, image).await;
+        remove_file(worker, claim, image).await;
         end.result = Err(turn_failure(&Failure {
             code: FailureCode::DuplicateImage,
             message: "Codex handed back a picture that was there before instead of a new one."
@@ -159,6 +159,9 @@ pub(super) async fn record(
             retry_at: None,
         }));
         recorded = store.finish_turn(claim, &end, worker.expires_at()).await;
+    }
+    if matches!(recorded, Ok(Recorded::Open | Recorded::Final(_))) {
+        tell(claim, &end);
     }
     let result = match recorded {
         Ok(Recorded::Open | Recorded::Duplicate) => {
@@ -182,7 +185,7 @@ pub(super) async fn record(
             }
             // Cancelled at the last moment: nobody holds the job, so both may go.
             if let Ok(image) = &end.result {
-                remove_file(worker, image).await;
+                remove_file(worker, claim, image).await;
             }
             TurnResult::Stopped
         }
@@ -193,7 +196,7 @@ pub(super) async fn record(
         }
     };
     if let Some(thread) = &finished.thread {
-        forget(worker, thread).await;
+        forget(worker, claim, thread).await;
     }
     result
 }
@@ -202,16 +205,53 @@ async fn is_final(worker: &Worker, claim: &Claim) -> bool {
     matches!(worker.shop.store.job(&claim.id).await, Ok(Some(job)) if job.state.is_final())
 }
 
-async fn remove_file(worker: &Worker, image: &NewImage) {
+async fn remove_file(worker: &Worker, claim: &Claim, image: &NewImage) {
     if let Err(error) = tokio::fs::remove_file(worker.shop.generated_dir.join(&image.file)).await {
-        tracing::warn!(file = image.file, %error, "a picture without a row stays until the clean-up");
+        let (job_id, file) = (&claim.id, &image.file);
+        tracing::warn!(job_id, file, %error, "a picture without a row stays until the clean-up");
     }
 }
 
 /// Removes what Codex keeps of a thread.
-pub(super) async fn forget(worker: &Worker, thread: &ThreadRef) {
+pub(super) async fn forget(worker: &Worker, claim: &Claim, thread: &ThreadRef) {
     if let Err(error) = worker.shop.engine.forget(thread).await {
-        tracing::warn!(%error, "what Codex keeps of a thread could not be removed");
+        tracing::warn!(
+            job_id = claim.id,
+            login = thread.login,
+            codex_thread = thread.thread,
+            %error,
+            "what Codex keeps of a thread could not be removed"
+        );
+    }
+}
+
+/// Login and thread for an event, as far as they are known.
+pub(super) fn names(thread: Option<&ThreadRef>) -> (Option<&str>, Option<&str>) {
+    thread.map(|thread| (thread.login.as_str(), thread.thread.as_str())).unzip()
+}
+
+/// Tells the log how a turn ended, now that the store knows it; not in Codex's words.
+fn tell(claim: &Claim, end: &TurnEnd) {
+    let (job_id, position, phase) = (&claim.id, end.position, Phase::Saving.as_str());
+    let (login, codex_thread) = end.thread.as_ref().map(|(login, id)| (login, id)).unzip();
+    match &end.result {
+        Ok(image) => tracing::info!(
+            job_id,
+            phase,
+            position,
+            login,
+            codex_thread,
+            bytes = image.bytes,
+            "picture stored"
+        ),
+        Err(failure) => tracing::info!(
+            job_id,
+            position,
+            login,
+            codex_thread,
+            code = failure.code,
+            "turn ended without a picture"
+        ),
     }
 }
 

@@ -240,7 +240,7 @@ impl Queue {
             self.tell_of_end(id);
             if let Err(error) = self.order(OrderKind::RemoveJob, id, None).await {
                 // It is deleted; the next clean-up finds what it left.
-                tracing::error!(job = id, %error, "the files of a deleted job stay for now");
+                tracing::error!(job_id = id, %error, "the files of a deleted job stay for now");
             }
         }
         Ok(deleted)

@@ -34,7 +34,7 @@ pub(super) enum Found {
 /// Looks for the pictures of an interrupted job; the job is then final or back in the queue.
 pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
     tracing::info!(
-        job = claim.id,
+        job_id = claim.id,
         attempts = claim.attempts,
         "job was interrupted; looking for its pictures"
     );
@@ -60,9 +60,19 @@ pub(super) async fn turn(worker: &Worker, job: &Job, open: &OpenTurn) -> Found {
     let finished = look(worker, job, open).await;
     let (claim, position, found_at) = (&job.claim, open.position, now());
     match finish::accept(worker, claim, position, &finished).await {
-        Accepted::Picture(image) => Found::Settled(
-            finish::record(worker, claim, position, finished, found_at, Ok(image)).await,
-        ),
+        Accepted::Picture(image) => {
+            let (login, codex_thread) = finish::names(finished.thread.as_ref());
+            tracing::info!(
+                job_id = claim.id,
+                position,
+                login,
+                codex_thread,
+                "an interrupted attempt left its picture"
+            );
+            Found::Settled(
+                finish::record(worker, claim, position, finished, found_at, Ok(image)).await,
+            )
+        }
         Accepted::GivenUp(failure) => Found::Settled(
             finish::record(worker, claim, position, finished, found_at, Err(failure)).await,
         ),
@@ -70,7 +80,7 @@ pub(super) async fn turn(worker: &Worker, job: &Job, open: &OpenTurn) -> Found {
         // What the interrupted run reported is not final: it may just have been killed.
         Accepted::Nothing(_) => {
             if let Some(thread) = &finished.thread {
-                finish::forget(worker, thread).await;
+                finish::forget(worker, claim, thread).await;
             }
             Found::Nothing(Box::new(finished))
         }
@@ -97,7 +107,7 @@ async fn look(worker: &Worker, job: &Job, open: &OpenTurn) -> Finished {
     let mut folders = match attempts(&folder, open.position).await {
         Ok(folders) => folders,
         Err(error) => {
-            tracing::error!(job = job.claim.id, %error, "a job's attempts could not be listed");
+            tracing::error!(job_id = job.claim.id, %error, "a job's attempts could not be listed");
             return Finished { unsure: true, ..Finished::default() };
         }
     };

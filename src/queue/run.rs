@@ -5,7 +5,7 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,10 +19,11 @@ use super::{
     worker::{Worker, log_store_error},
 };
 use crate::{
-    codex::{BoxFuture, Failure, FailureCode, Step, Turn},
+    codex::{BoxFuture, Failure, FailureCode, Step, ThreadRef, Turn},
     store::{
         StoreError,
         claims::{Claim, OpenTurn},
+        jobs::Phase,
         now,
     },
 };
@@ -42,7 +43,8 @@ pub(super) async fn job(
         Err(error) => return log_store_error(claim, &error),
     };
     tracing::info!(
-        job = claim.id,
+        job_id = claim.id,
+        phase = Phase::Starting.as_str(),
         attempt = claim.attempts,
         pictures = job.open.len(),
         "job begins"
@@ -153,14 +155,34 @@ async fn draw(
     let folder = format!("{position}-{}", claim.generation);
     let turn = job.turn(position, worker.shop.workdir.join(&claim.id).join(folder));
     let begun = Instant::now();
+    // For the log; the last one counts.
+    let thread: Mutex<Option<ThreadRef>> = Mutex::default();
+    let thread = &thread;
     let sink = |step: Step| -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let store = &worker.shop.store;
             let stored = match &step {
-                Step::Thread(thread) => {
-                    store.set_thread(claim, position, &thread.login, &thread.thread).await
+                Step::Thread(known) => {
+                    let ThreadRef { login, thread: codex_thread } = known;
+                    let job_id = &claim.id;
+                    tracing::info!(job_id, position, login, codex_thread, "Codex begins a thread");
+                    *thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+                    store.set_thread(claim, position, &known.login, &known.thread).await
                 }
-                Step::Drawing => store.note_drawing(claim).await,
+                Step::Drawing => {
+                    let known = thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let (job_id, phase) = (&claim.id, Phase::Drawing.as_str());
+                    let (login, codex_thread) = finish::names(known.as_ref());
+                    tracing::info!(
+                        job_id,
+                        phase,
+                        position,
+                        login,
+                        codex_thread,
+                        "picture is asked for"
+                    );
+                    store.note_drawing(claim).await
+                }
             };
             if let Err(error) = stored {
                 log_store_error(claim, &error);
@@ -180,7 +202,7 @@ async fn draw(
         Accepted::Nothing(failure) if !cancelled.is_cancelled() => {
             if let Some(until) = worth_waiting_for(worker, claim, &failure) {
                 if let Some(thread) = &finished.thread {
-                    finish::forget(worker, thread).await;
+                    finish::forget(worker, claim, thread).await;
                 }
                 return TurnResult::Waits(until);
             }
@@ -188,7 +210,7 @@ async fn draw(
         }
         Accepted::Nothing(_) => {
             if let Some(thread) = &finished.thread {
-                finish::forget(worker, thread).await;
+                finish::forget(worker, claim, thread).await;
             }
             return TurnResult::Stopped;
         }
@@ -243,7 +265,12 @@ pub(super) async fn settle(worker: &Arc<Worker>, claim: &Claim, results: &[TurnR
     };
     if !held {
         // Void: the caller cancelled it, and nobody is going to need the folder.
-        tracing::info!(job = claim.id, state = "cancelled", attempts = claim.attempts, "job ended");
+        tracing::info!(
+            job_id = claim.id,
+            state = "cancelled",
+            attempts = claim.attempts,
+            "job ended"
+        );
         worker.clear_workdir(claim).await;
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     codex::Engine,
     images,
-    store::{Store, StoreError, claims::Claim},
+    store::{Store, StoreError, claims::Claim, jobs::Phase},
 };
 
 /// How long a claim holds without being renewed.
@@ -242,7 +242,9 @@ impl Worker {
         match self.shop.store.job(id).await {
             Ok(Some(job)) if !job.state.is_final() => {}
             Ok(_) => token.cancel(),
-            Err(error) => tracing::error!(%error, job = id, "a running job could not be looked up"),
+            Err(error) => {
+                tracing::error!(%error, job_id = id, "a running job could not be looked up");
+            }
         }
     }
 
@@ -258,7 +260,7 @@ impl Worker {
 
     /// Tells the log, the metrics and whoever waits that a job is final.
     pub(super) fn announce(&self, claim: &Claim, state: &'static str, code: Option<&'static str>) {
-        tracing::info!(job = claim.id, state, code, attempts = claim.attempts, "job ended");
+        tracing::info!(job_id = claim.id, state, code, attempts = claim.attempts, "job ended");
         (self.shop.on_final)(state, code);
         self.shop.front_bell.ring(&Ring::Job(claim.id.clone()));
     }
@@ -267,7 +269,7 @@ impl Worker {
     pub(super) async fn clear_workdir(&self, claim: &Claim) {
         match tokio::fs::remove_dir_all(self.shop.workdir.join(&claim.id)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(job = claim.id, %error, "the job's work folder stays for now");
+                tracing::warn!(job_id = claim.id, %error, "the job's work folder stays for now");
             }
             _ => {}
         }
@@ -278,7 +280,8 @@ impl Worker {
     pub(super) async fn postpone(self: &Arc<Self>, claim: &Claim, until: i64) -> bool {
         match self.shop.store.postpone(claim, until).await {
             Ok(true) => {
-                tracing::info!(job = claim.id, until, "job waits for the quota");
+                let phase = Phase::Waiting.as_str();
+                tracing::info!(job_id = claim.id, phase, until, "job waits for the quota");
                 self.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
             }
             Ok(false) => return false,
@@ -297,7 +300,7 @@ impl Worker {
     /// False when the claim is void.
     pub(super) async fn give_back(&self, claim: &Claim) -> bool {
         match self.shop.store.give_back(claim).await {
-            Ok(true) => tracing::info!(job = claim.id, "job goes back into the queue"),
+            Ok(true) => tracing::info!(job_id = claim.id, "job goes back into the queue"),
             Ok(false) => return false,
             Err(error) => log_store_error(claim, &error),
         }
@@ -330,7 +333,7 @@ impl Drop for Enlisted<'_> {
 
 /// A store that fails leaves the job as it is: its lease ends, and it is taken up again.
 pub(super) fn log_store_error(claim: &Claim, error: &StoreError) {
-    tracing::error!(job = claim.id, %error, "the store failed; the job is taken up again later");
+    tracing::error!(job_id = claim.id, %error, "the store failed; the job is taken up again later");
 }
 
 fn lease_ms() -> i64 {

@@ -69,6 +69,19 @@ pub enum Phase {
     Saving,
 }
 
+impl Phase {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Drawing => "drawing",
+            Self::Saving => "saving",
+        }
+    }
+}
+
 /// A failed turn of a job that asked for several pictures.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct TurnError {

@@ -115,6 +115,9 @@ impl Servers {
                 Err(NotStarted::Failed(failure)) => return Ok(without_login(last, failure)),
                 Err(_) => return Ok(last.unwrap_or_default()),
             };
+            let login = &self.logins.homes()[index].label;
+            let (job_id, position) = (&turn.job_id, turn.position);
+            tracing::info!(job_id, position, login, "turn is given to a login");
             let begun = Instant::now();
             let renewal = server.renew(self.renew_before());
             let _ = stop.run_until_cancelled(renewal).await;
@@ -134,7 +137,7 @@ impl Servers {
             let broke_off = ended.died && finished.candidates.is_empty() && !finished.unsure;
             if broke_off && deaths == 0 && !left.is_zero() && !stop.is_cancelled() {
                 deaths += 1;
-                tracing::warn!(job = turn.job_id, "Codex ended in the middle of a turn; once more");
+                tracing::warn!(job_id, login, "Codex ended in the middle of a turn; once more");
                 continue;
             }
             let failure = finished.failure.clone().filter(|_| finished.candidates.is_empty());
@@ -213,7 +216,7 @@ impl Servers {
 }
 
 fn broken(error: &io::Error, what: &'static str) -> Failure {
-    tracing::error!(%error, what);
+    tracing::error!(%error, "{what}");
     Failure::new(FailureCode::CodexError, "The service could not start Codex.")
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
+    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Servers, broken,
+    Servers,
     events::{ImageItem, TurnEnd, TurnEvent},
     server::{PATIENCE, Server},
     tell,
@@ -146,7 +147,7 @@ impl Attempt<'_, '_> {
     /// The turn's own folder, and the words in it that recovery reads.
     async fn prepare(&self) -> Result<PathBuf, Failure> {
         let (dir, label) = (self.turn.dir.clone(), self.home.label.clone());
-        let references = self.turn.references.clone();
+        let (job_id, references) = (self.turn.job_id.clone(), self.turn.references.clone());
         let made = tokio::task::spawn_blocking(move || {
             for reference in &references {
                 command::checked(reference)?;
@@ -157,9 +158,9 @@ impl Attempt<'_, '_> {
                 fs::write(dir.join(LOGIN), label)?;
                 Ok(cwd)
             };
-            make().map_err(|error| broken(&error, "a turn cannot be prepared"))
+            make().map_err(|error| not_prepared(&job_id, &error))
         });
-        made.await.map_err(|error| broken(&error.into(), "a turn cannot be prepared"))?
+        made.await.map_err(|error| not_prepared(&self.turn.job_id, &error.into()))?
     }
 
     async fn start_thread(&self, cwd: &Path) -> Result<String, CallError> {
@@ -178,7 +179,8 @@ impl Attempt<'_, '_> {
         let died = !matches!(error, CallError::Refused(_));
         match error {
             CallError::Refused(words) => {
-                tracing::error!(words, "Codex's app-server begins no thread");
+                let (job_id, login) = (&self.turn.job_id, &self.home.label);
+                tracing::error!(job_id, login, words, "Codex's app-server begins no thread");
                 return (failed(words_failure(&words)), Ended::default());
             }
             CallError::Late => self.server.kill("did not begin a thread in time"),
@@ -296,7 +298,13 @@ impl Attempt<'_, '_> {
         match harvested.await.unwrap_or_else(|error| Err(error.into())) {
             Ok((_, harvest)) => found = harvest,
             Err(error) => {
-                tracing::error!(%error, "the pictures of a thread cannot be looked for");
+                tracing::error!(
+                    job_id = self.turn.job_id,
+                    login = self.home.label,
+                    codex_thread = thread,
+                    %error,
+                    "the pictures of a thread cannot be looked for"
+                );
                 unsure = true;
             }
         }
@@ -421,6 +429,11 @@ fn died_early(ending: Ending) -> Failure {
             "Codex ended in the middle of the work, twice in a row.",
         ),
     }
+}
+
+fn not_prepared(job_id: &str, error: &io::Error) -> Failure {
+    tracing::error!(job_id, %error, "a turn cannot be prepared");
+    Failure::new(FailureCode::CodexError, "The service could not start Codex.")
 }
 
 fn failed(failure: Failure) -> Finished {

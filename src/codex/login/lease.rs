@@ -112,7 +112,7 @@ impl Logins {
             let logins = Arc::clone(self);
             let pass = tokio::task::spawn_blocking(move || logins.pass(&[index]))
                 .await
-                .map_err(|error| broken(&error.into()))??;
+                .map_err(|error| broken(None, &error.into()))??;
             match pass {
                 Pass::Leased(lease) => return Ok(Taken::Lease(lease)),
                 Pass::Busy => return Ok(Taken::Here),
@@ -154,7 +154,7 @@ impl Logins {
             let pass = tokio::task::spawn_blocking(move || attempt(&logins))
                 .await
                 // This error says of a panic no more than that it was one.
-                .map_err(|error| broken(&error.into()))??;
+                .map_err(|error| broken(None, &error.into()))??;
             let contended = match pass {
                 Pass::Leased(lease) => return Ok(lease),
                 Pass::Contended => true,
@@ -195,13 +195,13 @@ impl Logins {
                         );
                     }
                 }
-                Err(failed) => error = Some(failed),
+                Err(failed) => error = Some((index, failed)),
             }
         }
         match error {
             _ if contended => Ok(Pass::Contended),
-            Some(error) if !slots.each.iter().any(|slot| slot.held != Held::Free) => {
-                Err(broken(&error))
+            Some((index, error)) if slots.each.iter().all(|slot| slot.held == Held::Free) => {
+                Err(broken(Some(&self.homes[index].label), &error))
             }
             _ => Ok(Pass::Busy),
         }
@@ -230,8 +230,8 @@ impl Drop for Lease {
     }
 }
 
-fn broken(error: &io::Error) -> Refused {
-    tracing::error!(%error, "a login's home cannot be used");
+fn broken(login: Option<&str>, error: &io::Error) -> Refused {
+    tracing::error!(login, %error, "a login's home cannot be used");
     Refused::Failed(Failure::new(
         FailureCode::CodexError,
         "The service cannot write in the home of the ChatGPT login.",

@@ -234,7 +234,7 @@ async fn cancel(
     } else {
         "too-late"
     };
-    tracing::info!(job = id, done, "a job was cancelled on the admin pages");
+    tracing::info!(job_id = id, done, "a job was cancelled on the admin pages");
     Ok(see_other(&app, &format!("/requests/{id}?done={done}")))
 }
 
@@ -271,6 +271,6 @@ async fn delete(
     if !job.state.is_final() {
         app.metrics.job_finished(JobState::Cancelled.as_str(), None);
     }
-    tracing::info!(job = id, "a job was deleted on the admin pages");
+    tracing::info!(job_id = id, "a job was deleted on the admin pages");
     Ok(see_other(&app, "/requests?done=deleted-job"))
 }

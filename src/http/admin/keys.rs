@@ -105,7 +105,7 @@ async fn create(
     })?;
     let (handle, hash) = (api_key::handle(&key.text), api_key::hash(&key.text));
     app.store.insert_key(&key.id, name, &handle, &hash).await?;
-    tracing::info!(key = handle, id = key.id, "a key was made on the admin pages");
+    tracing::info!(key_handle = handle, id = key.id, "a key was made on the admin pages");
     app.admin.fresh_keys.put(operator.session, key.text);
     Ok(see_other(&app, "/keys?done=created"))
 }

@@ -18,6 +18,7 @@ use super::{
         accept::{self, Admission},
         body::{self, declared_length},
         intake::form,
+        trace::RequestNotes,
     },
     App,
     filter::Choice,
@@ -151,6 +152,7 @@ async fn submit(
     request: Request,
 ) -> Result<Response, Trouble> {
     let (parts, body) = request.into_parts();
+    let notes = parts.extensions.get::<RequestNotes>().cloned();
     let Some(boundary) = form::boundary(&parts.headers) else {
         return Err(Trouble::Bad("A form of the type multipart/form-data is wanted.".to_owned()));
     };
@@ -169,6 +171,10 @@ async fn submit(
     let sent = Sent::read(boundary, body, app.references_dir.join(&id)).await?;
     let earlier = sent.earlier(&app).await?;
     let (values, source) = (sent.values(), sent.source(&app).await?);
+    let keys = app.store.list_keys().await?;
+    if let (Some(notes), Some(key)) = (notes, keys.iter().find(|key| key.id == values.key)) {
+        notes.set_key(&key.handle);
+    }
     let entered = async {
         let admission = match admission {
             Ok(admission) => admission,
