@@ -70,6 +70,19 @@ pub enum EngineChoice {
     Demo,
 }
 
+/// Where the log goes and how its lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// To the journal where standard error is the journal's, else as text.
+    Auto,
+    /// Entries of the journal, with fields.
+    Journal,
+    /// Lines for people, on standard error.
+    Text,
+    /// A JSON object a line, on standard error.
+    Json,
+}
+
 /// A login: a `CODEX_HOME` and the name people see for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginHome {
@@ -124,6 +137,8 @@ pub struct Config {
     /// Lower-case, without a slash at the end; `*` is everyone.
     pub cors_allow_origins: Vec<String>,
     pub log_level: tracing::Level,
+    /// `LOG_FORMAT`, default auto.
+    pub log_format: LogFormat,
     /// `METRICS`, default off.
     pub metrics: bool,
     /// `SHUTDOWN_GRACE_SECONDS`, default 90.
@@ -185,6 +200,7 @@ impl Config {
             image_wall_48h: Some(320),
             cors_allow_origins: Vec::new(),
             log_level: tracing::Level::INFO,
+            log_format: LogFormat::Auto,
             metrics: false,
             shutdown_grace: Duration::from_secs(90),
             max_connections: 1024,
@@ -374,6 +390,7 @@ mod tests {
             image_wall_48h,
             cors_allow_origins,
             log_level,
+            log_format,
             metrics,
             shutdown_grace,
             max_connections,
@@ -412,6 +429,7 @@ mod tests {
         assert_eq!(demo.image_wall_48h, image_wall_48h);
         assert_eq!(demo.cors_allow_origins, cors_allow_origins);
         assert_eq!(demo.log_level, log_level);
+        assert_eq!(demo.log_format, log_format);
         assert_eq!(demo.metrics, metrics);
         assert_eq!(demo.shutdown_grace, shutdown_grace);
         assert_eq!(demo.max_connections, max_connections);

@@ -117,9 +117,8 @@ fn a_patient_caller_waits_for_the_reset() {
     }
     let begun = now();
     let job = lab.service.submit("a kite");
-    wait_for("the job to wait", || {
-        lab.service.log().contains("job waits for the quota").then_some(())
-    });
+    lab.service
+        .wait_for_log(&format!("job waits for the quota job_id=\"{job}\" phase=\"waiting\""));
     assert_eq!(lab.service.get(&format!("/v1/images/jobs/{job}")).json()["status"], "queued");
     for account in ["acct-one", "acct-two"] {
         lab.backend.set_for(account, "mode=ok");

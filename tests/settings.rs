@@ -345,6 +345,7 @@ SOMETHING_ELSE=1
     IMAGE_WALL_48H 320 default
     CORS_ALLOW_ORIGINS "" DIR/.env
     LOG_LEVEL info default
+    LOG_FORMAT auto default
     METRICS off default
     SHUTDOWN_GRACE_SECONDS 90 default
     MAX_CONNECTIONS 1024 default

@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let guard = telemetry::init(config.log_level);
+    let guard = telemetry::init(config.log_level, config.log_format);
     if args.role != Role::Worker {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
@@ -123,7 +123,7 @@ where
     F: Future<Output = Result<(), E>>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let guard = telemetry::init(config.log_level);
+    let guard = telemetry::init(config.log_level, config.log_format);
     let painter =
         |_: &Config, _: LoginObserver| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
     let sockets = vec![systemd::Listener::Tcp(socket)];

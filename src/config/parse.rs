@@ -10,7 +10,7 @@ use std::{
 use axum::http::Uri;
 use tracing::Level;
 
-use super::{EngineChoice, Listen, LoginHome, Secret, layers::Raw, table::Allowed};
+use super::{EngineChoice, Listen, LogFormat, LoginHome, Secret, layers::Raw, table::Allowed};
 use crate::password_hash;
 
 /// What relative paths and `~` stand for.
@@ -321,6 +321,16 @@ pub(super) fn level(raw: &Raw) -> Parsed<Level> {
         "info" => Ok(Level::INFO),
         "debug" => Ok(Level::DEBUG),
         "trace" => Ok(Level::TRACE),
+        _ => Err(None),
+    }
+}
+
+pub(super) fn log_format(raw: &Raw) -> Parsed<LogFormat> {
+    match line(raw)?.to_ascii_lowercase().as_str() {
+        "auto" => Ok(LogFormat::Auto),
+        "journal" => Ok(LogFormat::Journal),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
         _ => Err(None),
     }
 }

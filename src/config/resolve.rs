@@ -89,6 +89,7 @@ impl Resolver {
         let image_wall_48h = self.whole(&t::IMAGE_WALL_48H);
         let cors_allow_origins = self.take(&t::CORS_ALLOW_ORIGINS, |raw, _| parse::origins(raw));
         let log_level = self.take(&t::LOG_LEVEL, |raw, _| parse::level(raw));
+        let log_format = self.take(&t::LOG_FORMAT, |raw, _| parse::log_format(raw));
         let metrics = self.take(&t::METRICS, |raw, _| parse::switch(raw));
         let shutdown_grace = self.number(&t::SHUTDOWN_GRACE_SECONDS);
         let max_connections = self.whole(&t::MAX_CONNECTIONS);
@@ -126,6 +127,7 @@ impl Resolver {
             image_wall_48h: Some(u32::try_from(image_wall_48h?).ok()?).filter(|wall| *wall > 0),
             cors_allow_origins: cors_allow_origins?,
             log_level: log_level?,
+            log_format: log_format?,
             metrics: metrics?,
             shutdown_grace: parse::duration(shutdown_grace?, 1.0),
             max_connections: usize::try_from(max_connections?).ok()?,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{EngineChoice, Listen, LoginHome, Secret, error::HIDDEN, table::Setting};
+use super::{EngineChoice, Listen, LogFormat, LoginHome, Secret, error::HIDDEN, table::Setting};
 
 /// A setting as it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -118,6 +118,18 @@ impl Show for EngineChoice {
             Self::AppServer => "app-server",
             Self::Exec => "exec",
             Self::Demo => "demo",
+        }
+        .to_owned()
+    }
+}
+
+impl Show for LogFormat {
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto",
+            Self::Journal => "journal",
+            Self::Text => "text",
+            Self::Json => "json",
         }
         .to_owned()
     }

@@ -224,6 +224,8 @@ settings! {
         "web pages that may call the API";
     LOG_LEVEL = Value("info"), OneOf(&["error", "warn", "info", "debug", "trace"]),
         "how much of its own doings the service logs";
+    LOG_FORMAT = Value("auto"), OneOf(&["auto", "journal", "text", "json"]),
+        "where the log goes: the journal, with fields, or text or JSON lines on standard error; auto: the journal where standard error is the journal's, else text";
     METRICS = Value("off"), Switch,
         "whether GET /metrics answers";
     SHUTDOWN_GRACE_SECONDS = Value("90"),
