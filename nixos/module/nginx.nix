@@ -14,7 +14,7 @@ let
   toFront = ''
     proxy_http_version 1.1;
     proxy_set_header Connection close;
-    proxy_set_header Host $http_host;
+    proxy_set_header Host $codex_image_host;
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
     proxy_buffering off;
@@ -34,8 +34,13 @@ in
   config = lib.mkIf (cfg.enable && cfg.nginx.enable) {
     services.nginx = {
       enable = true;
-      # Only tries count, not looks at the form.
+      # Of what a client calls the host, only what can be one. Only tries to sign in count, not looks
+      # at the form.
       commonHttpConfig = ''
+        map $http_host $codex_image_host {
+          default $host;
+          "~^[A-Za-z0-9.:\[\]_-]+$" $http_host;
+        }
         map $request_method $codex_image_login {
           default "";
           POST $binary_remote_addr;

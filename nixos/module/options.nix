@@ -199,7 +199,8 @@ in
       example = false;
       description = ''
         Whether the processes run only while there is something to do. systemd holds their sockets, the first request
-        starts them. Otherwise they start at boot and stay.
+        starts them; after a boot a timer starts the worker once, which takes up what was left. Otherwise they start
+        at boot and stay.
       '';
     };
 

@@ -29,7 +29,7 @@ let
     timerConfig = {
       OnCalendar = onCalendar;
       Persistent = true;
-      RandomizedDelaySec = delay;
+      RandomizedDelaySec = lib.mkDefault delay;
     };
   };
 in
@@ -74,9 +74,21 @@ in
         ]
         hardening.front;
 
-    # A login that nobody uses is renewed by a worker that runs; this starts one.
-    systemd.timers.codex-image-worker = lib.mkIf (
-      cfg.split && cfg.onDemand && cfg.keepAlive && cfg.accounts != { }
-    ) (timer "Renew idle logins" "daily" "1h");
+    # What was queued when the machine went down goes on without waiting for the next request, and a
+    # login that nobody uses is renewed: both need a worker that runs.
+    systemd.timers.${if cfg.split then "codex-image-worker" else "codex-image-service"} =
+      lib.mkIf cfg.onDemand
+        {
+          description = "Take up what was left, and renew idle logins";
+          wantedBy = [ "timers.target" ];
+          timerConfig = {
+            OnBootSec = "30s";
+          }
+          // lib.optionalAttrs (cfg.keepAlive && cfg.accounts != { }) {
+            # No RandomizedDelaySec=: it would put off the start after a boot as well.
+            OnCalendar = "04:30";
+            Persistent = true;
+          };
+        };
   };
 }

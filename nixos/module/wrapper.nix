@@ -31,14 +31,18 @@ let
     fi
     case $command in
       keys | admin) user=${names.front} home=/var/empty ;;
-      logins | generate | cleanup | backup) user=${worker} home=${names.homeDir} ;;
+      logins | generate | cleanup | backup | restore) user=${worker} home=${names.homeDir} ;;
       *) exec "$program" "$@" ;;
     esac
-    # A .env of the folder that one happens to be in is not the service's. (What `generate` writes is
-    # wanted there, where it can be.)
-    if [ "$command" != generate ] || ! ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups ${lib.getExe' pkgs.coreutils "test"} -w . 2> /dev/null; then
-      cd /
-    fi
+    # A .env of the folder that one happens to be in is not the service's. These read or write files
+    # there, if their user can.
+    case $command in
+      generate | backup | restore)
+        ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups \
+          ${lib.getExe' pkgs.coreutils "test"} -r . -a -x . 2> /dev/null || cd /
+        ;;
+      *) cd / ;;
+    esac
     # Both users give what they make to the group.
     umask 0007
     set -- "$program" --config ${cfg.configFile} "$@"

@@ -5,6 +5,8 @@ It draws a picture of its own for each turn. Words in the prompt change that:
     [fake sleep=S]   S seconds before the picture is paid for
     [fake fail]      the turn ends without a picture
 
+`login` signs in without asking.
+
 A payment is one line in $HOME/payments.log. What it was given by way of environment is in
 $HOME/environment.log.
 """
@@ -103,5 +105,9 @@ if "--version" in sys.argv:
     print("codex-cli 0.169.0")
 elif "app-server" in sys.argv:
     app_server()
+elif "login" in sys.argv:
+    tokens = {"access_token": "a.e30.c", "refresh_token": "secret-refresh", "id_token": "a.e30.c"}
+    (CODEX_HOME / "auth.json").write_text(json.dumps({"auth_mode": "chatgpt", "tokens": tokens}))
+    (CODEX_HOME / "auth.json").chmod(0o600)
 else:
-    sys.exit(f"the fake Codex speaks app-server alone, not {sys.argv[1:]}")
+    sys.exit(f"the fake Codex speaks app-server and login alone, not {sys.argv[1:]}")

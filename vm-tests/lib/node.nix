@@ -25,7 +25,9 @@ in
 
   environment.systemPackages = [
     (script "make-auth" ./make-auth.py)
+    (script "callers" ./callers.py)
     pkgs.jq
+    pkgs.sqlite
     pkgs.curl
     # log-in LABEL: as `logins add` would leave it.
     (pkgs.writeShellScriptBin "log-in" ''
