@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     codex,
     config::{ConfigError, Problem, Resolved},
+    systemd,
 };
 
 /// Check the settings and show where each of them came from
@@ -65,7 +66,9 @@ pub fn run(args: &Args, config_file: Option<PathBuf>) -> ExitCode {
     let config = super::load_config(config_file);
     let (checked, code) = match &config {
         Ok(config) => {
-            let warnings = [config.warnings(), codex::login_troubles(config)].concat();
+            let credentials = systemd::credentials_dir();
+            let logins = codex::login_outlook(config, credentials.as_deref());
+            let warnings = [config.warnings(), logins].concat();
             (Ok((config.resolved(), warnings)), ExitCode::SUCCESS)
         }
         Err(error) => (Err(error), ExitCode::FAILURE),

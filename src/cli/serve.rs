@@ -107,6 +107,9 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
             tracing::warn!("{warning}");
         }
     }
+    if args.role != Role::Front {
+        codex::seed_logins(&config, systemd::credentials_dir().as_deref());
+    }
     let code = run_with(config, args.role, passed, codex::engine, async |_: Started| Ok(()));
     drop(guard);
     code

@@ -1,5 +1,5 @@
-//! What a login's `auth.json` says, without starting Codex. The file is read, never written or
-//! copied, and no token is kept or logged.
+//! What a login's `auth.json` says, without starting Codex. The file is read, never written (a seed
+//! is put there by `login/seed.rs` alone), and no token is kept or logged.
 
 use std::{
     fs::{self, File},
@@ -17,7 +17,7 @@ use super::{Failure, FailureCode};
 use crate::config::LoginHome;
 
 /// The file has about 5 KB.
-const LARGEST: u64 = 1024 * 1024;
+pub(super) const LARGEST: u64 = 1024 * 1024;
 /// Codex refreshes a token that has less than this left.
 pub(super) const REFRESH_BEFORE: i64 = 300;
 /// The claim that tells of the account.
@@ -42,7 +42,13 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
             );
         }
     };
-    let Ok(auth) = serde_json::from_slice::<Value>(&bytes) else {
+    check_content(&bytes).map(drop)
+}
+
+/// The same of a file's content; what it says, when it will do.
+pub(super) fn check_content(bytes: &[u8]) -> Result<Value, Failure> {
+    let failure = |message: &str| Err(Failure::new(FailureCode::NotLoggedIn, message));
+    let Ok(auth) = serde_json::from_slice::<Value>(bytes) else {
         return failure("The login file is damaged; sign in again with `codex login`.");
     };
     let text = |pointer: &str| auth.pointer(pointer).and_then(Value::as_str).unwrap_or("");
@@ -59,7 +65,7 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
     if text("/tokens/access_token").is_empty() {
         return failure("The login file holds no ChatGPT login; sign in with `codex login`.");
     }
-    Ok(())
+    Ok(auth)
 }
 
 /// What [`check`] has against a login, in words for its owner: with its label, the path and what the
@@ -191,7 +197,7 @@ pub(super) fn warnings(home: &Path) -> Vec<String> {
 }
 
 /// None when there is no such file.
-fn read(home: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(home: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(home.join("auth.json")) {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>

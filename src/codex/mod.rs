@@ -29,7 +29,14 @@ pub mod status;
 mod sys;
 mod versions;
 
-use std::{future::Future, io, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -246,10 +253,26 @@ pub fn engine(config: &Config, observer: LoginObserver) -> io::Result<Arc<dyn En
 /// paths; reads their files.
 #[must_use]
 pub fn login_troubles(config: &Config) -> Vec<String> {
-    if config.codex_engine == EngineChoice::Demo {
-        return Vec::new();
+    login_outlook(config, None)
+}
+
+/// The same of what will be wrong once logins have been seeded from the folder of credentials.
+#[must_use]
+pub fn login_outlook(config: &Config, credentials: Option<&Path>) -> Vec<String> {
+    match config.codex_engine {
+        EngineChoice::Demo => Vec::new(),
+        _ => login::seed_outlook(&config.codex_homes, credentials),
     }
-    config.codex_homes.iter().filter_map(auth::trouble).collect()
+}
+
+/// Seeds the logins of the settings from the credentials `auth-<label>` in this folder, and says in
+/// the log what became of each. To be called at the start of a worker, before there is an engine.
+pub fn seed_logins(config: &Config, credentials: Option<&Path>) {
+    if let Some(credentials) = credentials
+        && config.codex_engine != EngineChoice::Demo
+    {
+        login::seed_all(&config.codex_homes, &config.shadows_dir(), credentials);
+    }
 }
 
 /// The same of one login; None when it can be used.

@@ -58,6 +58,13 @@ pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
     Ok(shadow)
 }
 
+/// Puts a login that a Codex wrote beside its place where it belongs, if there is one. To be called
+/// under the login's lock.
+pub(super) fn settle(base: &Path, home: &Path) -> io::Result<()> {
+    let stray = fs::symlink_metadata(path(base, home).join(AUTH));
+    if stray.is_ok_and(|file| file.is_file()) { prepare(base, home).map(drop) } else { Ok(()) }
+}
+
 /// Removes what Codex logged there: up to 0.143 whole pictures, in every version who knows what.
 /// To be called under the login's lock, while no Codex runs there.
 pub(super) fn sweep(shadow: &Path) {

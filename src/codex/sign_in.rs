@@ -1,11 +1,6 @@
 //! Signs a login in by Codex's own device login, in the login's home and under its lock.
 
-use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 use super::{Failure, auth, command, locate, login};
 use crate::config::Config;
@@ -70,11 +65,7 @@ pub fn sign_in(config: &Config, label: &str) -> Result<(), SignInError> {
         SignInError::Unknown { wanted: label.to_owned(), known: labels.join(", ") }
     })?;
     let path: PathBuf = std::path::absolute(&home.path).map_err(io("the home's path"))?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&path)
-        .map_err(io(&format!("making the home {}", path.display())))?;
+    login::make_home(&path).map_err(io(&format!("making the home {}", path.display())))?;
     let owner = fs::metadata(&path).map_err(io("looking at the home"))?.uid();
     if owner != rustix::process::geteuid().as_raw() {
         let home = path.display().to_string();

@@ -8,10 +8,14 @@ mod judge;
 mod lease;
 #[cfg(test)]
 mod samples;
+mod seed;
 mod statuses;
 
 use std::{
-    path,
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{self, Path},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,6 +25,7 @@ use self::{fitness::Fitness, lease::Held};
 pub(super) use self::{
     judge::Verdict,
     lease::{Lease, Refused, Taken, lock_home},
+    seed::{seed_all, seed_outlook},
 };
 use super::{LoginObserver, auth, status::Dispatch};
 use crate::config::LoginHome;
@@ -96,6 +101,11 @@ impl Logins {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes a login's home, for its user alone, when there is none.
+pub(super) fn make_home(home: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(home)
 }
 
 fn now() -> i64 {
