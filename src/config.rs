@@ -57,6 +57,15 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+/// Who a file is to belong to, each by a name or a number; at least one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user; None: as it is.
+    pub user: Option<String>,
+    /// The group; None: as it is.
+    pub group: Option<String>,
+}
+
 /// How pictures are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -97,11 +106,16 @@ pub struct LoginHome {
 #[allow(missing_docs)]
 pub struct Config {
     pub listen: Listen,
+    /// `LISTEN_MODE`, default 0660.
+    pub listen_mode: u32,
+    pub listen_owner: Option<Owner>,
     pub state_dir: PathBuf,
     /// The SQLite file that `DATABASE_URL` names.
     pub database: PathBuf,
     pub generated_dir: PathBuf,
     pub codex_workdir: PathBuf,
+    /// Folder of the doorbells.
+    pub run_dir: PathBuf,
     /// Without a slash at the end.
     pub public_base_url: String,
     /// Empty, or with a slash at the start and none at the end.
@@ -143,6 +157,8 @@ pub struct Config {
     pub metrics: bool,
     /// `SHUTDOWN_GRACE_SECONDS`, default 90.
     pub shutdown_grace: Duration,
+    /// `IDLE_EXIT_SECONDS`, default never.
+    pub idle_exit: Option<Duration>,
     /// `MAX_CONNECTIONS`, default 1024.
     pub max_connections: usize,
     /// `MAX_REQUEST_BODY_BYTES`, default base64 of 5 × 10 MiB + 1 MiB.
@@ -172,10 +188,13 @@ impl Config {
         };
         Self {
             listen,
+            listen_mode: 0o660,
+            listen_owner: None,
             state_dir: dir.to_owned(),
             database: dir.join(resolve::DATABASE),
             generated_dir: dir.join(resolve::GENERATED),
             codex_workdir: dir.join(resolve::WORK),
+            run_dir: dir.join(resolve::RUN),
             public_base_url,
             admin_url_prefix: String::new(),
             admin: true,
@@ -203,6 +222,7 @@ impl Config {
             log_format: LogFormat::Auto,
             metrics: false,
             shutdown_grace: Duration::from_secs(90),
+            idle_exit: None,
             max_connections: 1024,
             max_request_body_bytes: 70_953_644,
             max_images_per_request: 4,
@@ -222,12 +242,6 @@ impl Config {
     #[must_use]
     pub fn thumbnails_dir(&self) -> PathBuf {
         self.state_dir.join("thumbnails")
-    }
-
-    /// Folder of the doorbells.
-    #[must_use]
-    pub fn run_dir(&self) -> PathBuf {
-        self.state_dir.join("run")
     }
 
     /// Folder of the homes in which app-servers run; see `codex::shadow`.
@@ -362,10 +376,13 @@ mod tests {
         let demo = Config::for_demo(dir, listen);
         let Config {
             listen,
+            listen_mode,
+            listen_owner,
             state_dir,
             database,
             generated_dir,
             codex_workdir,
+            run_dir,
             public_base_url,
             admin_url_prefix,
             admin,
@@ -393,6 +410,7 @@ mod tests {
             log_format,
             metrics,
             shutdown_grace,
+            idle_exit,
             max_connections,
             max_request_body_bytes,
             max_images_per_request,
@@ -401,10 +419,12 @@ mod tests {
             variables: _,
         } = loaded;
         assert_eq!(demo.listen, listen);
+        assert_eq!((demo.listen_mode, demo.listen_owner), (listen_mode, listen_owner));
         assert_eq!(demo.state_dir, state_dir);
         assert_eq!(demo.database, database);
         assert_eq!(demo.generated_dir, generated_dir);
         assert_eq!(demo.codex_workdir, codex_workdir);
+        assert_eq!(demo.run_dir, run_dir);
         assert_eq!(demo.public_base_url, public_base_url);
         assert_eq!(demo.admin_url_prefix, admin_url_prefix);
         assert_eq!(demo.admin, admin);
@@ -432,6 +452,7 @@ mod tests {
         assert_eq!(demo.log_format, log_format);
         assert_eq!(demo.metrics, metrics);
         assert_eq!(demo.shutdown_grace, shutdown_grace);
+        assert_eq!(demo.idle_exit, idle_exit);
         assert_eq!(demo.max_connections, max_connections);
         assert_eq!(demo.max_request_body_bytes, max_request_body_bytes);
         assert_eq!(demo.max_images_per_request, max_images_per_request);

@@ -39,7 +39,7 @@ pub fn make(config: &Config, split: bool) -> io::Result<()> {
     make_folder(&config.codex_workdir, split)?;
     make_folder(&config.references_dir(), split)?;
     make_folder(&config.thumbnails_dir(), split)?;
-    make_folder(&config.run_dir(), split)?;
+    make_folder(&config.run_dir, split)?;
     config.database.parent().map_or(Ok(()), |folder| make_folder(folder, split))?;
     let lock = config.worker_lock();
     make_file(&lock).map_err(|error| named(&lock, &error))

@@ -12,7 +12,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::PermissionsExt as _,
+            fs::{MetadataExt as _, PermissionsExt as _},
             net::{UnixDatagram, UnixListener},
         },
     },
@@ -344,6 +344,53 @@ fn a_unix_socket_is_for_its_user_and_group() {
     assert_eq!(output.status.code(), Some(1));
     assert!(words(&output).contains(path.to_str().unwrap()), "{}", words(&output));
     assert_eq!(fs::read_to_string(&path).unwrap(), "a letter");
+}
+
+#[test]
+fn a_unix_socket_gets_the_permissions_and_the_owner_of_the_settings() {
+    let folder = temp_dir();
+    let path = folder.path().join("http.sock");
+    let mut service = Setup::painter().set("LISTEN", format!("unix:{}", path.display())).stopped();
+    let start = |service: &mut Service, mode: &str, owner: &str| {
+        service.set("LISTEN_MODE", mode);
+        service.set("LISTEN_OWNER", owner);
+        service.start();
+        // Whoever could connect has met them: it does not listen before.
+        let socket = fs::metadata(&path).unwrap();
+        let found = (socket.permissions().mode() & 0o7777, socket.uid(), socket.gid());
+        service.kill9();
+        found
+    };
+    let me = fs::metadata(folder.path()).unwrap();
+    let (user, group) = (me.uid(), me.gid());
+    // The umask has no say.
+    assert_eq!(start(&mut service, "0666", ""), (0o666, user, group));
+    // One that a dead process left with other rights does not matter.
+    assert_eq!(start(&mut service, "0600", &format!("{user}:{group}")), (0o600, user, group));
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let my_name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == user.to_string()).then(|| name.to_owned())
+    });
+    if let Some(name) = my_name {
+        assert_eq!(start(&mut service, "0640", &name), (0o640, user, group));
+    }
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(start(&mut service, "0660", "61001:61000"), (0o660, 61_001, 61_000));
+        assert_eq!(start(&mut service, "0660", ":61000"), (0o660, user, 61_000));
+    }
+    for (owner, words) in
+        [("nobody-of-this-name", "user nobody-of-this-name"), (":no-such-group", "group no-such-")]
+    {
+        fs::remove_file(&path).ok();
+        service.set("LISTEN_OWNER", owner);
+        let output = service.run(&["serve"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = self::words(&output);
+        assert!(said.contains("LISTEN_OWNER") && said.contains(words), "{said}");
+        assert!(!path.exists(), "nothing is left");
+    }
 }
 
 // systemd

@@ -131,6 +131,10 @@ fn toml_says_things_naturally() {
         "config.toml",
         r#"
         listen = "unix:run/http.sock"
+        listen_mode = "0600"
+        listen_owner = "www-data:33"
+        run_dir = "bells"
+        idle_exit_seconds = 30
         codex_homes = ["one=/h/a", "~/.codex"]
         cors_allow_origins = ["https://a.example", "https://b.example/"]
         metrics = true
@@ -143,6 +147,10 @@ fn toml_says_things_naturally() {
     let value = |name| bench.setting(&[], &args, name).0;
     let socket = format!("unix:{}/run/http.sock", bench.path().display());
     assert_eq!(value("LISTEN"), socket);
+    assert_eq!(value("LISTEN_MODE"), "0600");
+    assert_eq!(value("LISTEN_OWNER"), "www-data:33");
+    assert_eq!(value("RUN_DIR"), format!("{}/bells", bench.path().display()));
+    assert_eq!(value("IDLE_EXIT_SECONDS"), "30");
     assert_eq!(value("CODEX_HOMES"), "one=/h/a:codex=/home/nobody/.codex");
     assert_eq!(value("CORS_ALLOW_ORIGINS"), "https://a.example,https://b.example");
     assert_eq!(value("METRICS"), "on");
@@ -160,6 +168,9 @@ fn everything_that_is_wrong_is_said_at_once() {
     );
     let env = [
         ("LISTEN", ":8000"),
+        ("LISTEN_MODE", "660"),
+        ("LISTEN_OWNER", "www-data:"),
+        ("IDLE_EXIT_SECONDS", "-1"),
         ("DATABASE_URL", "postgresql://me:hunter2@db/x"),
         ("CODEX_WORKDIR", "/a,b"),
         ("PUBLIC_BASE_URL", "images.example"),
@@ -172,6 +183,8 @@ fn everything_that_is_wrong_is_said_at_once() {
     max_conections = "5" (DIR/config.toml: max_conections): there is no such setting; did you mean max_connections?
     server = (table) (DIR/config.toml: server): there is no such setting; check-config without a file lists them all
     LISTEN = ":8000" (environment): no address; 0.0.0.0 or [::] would open it to the network; must be ADDRESS:PORT such as 127.0.0.1:8000 or [::1]:8000, localhost:PORT, or unix:/path of at most 107 bytes
+    LISTEN_MODE = "660" (environment): must be four octal digits from 0000 to 0777, as text
+    LISTEN_OWNER = "www-data:" (environment): must be empty, USER, USER:GROUP or :GROUP, each a name or a number
     DATABASE_URL = "postgresql://(hidden)@db/x" (environment): PostgreSQL is not supported yet; must be sqlite:///relative/path or sqlite:////absolute/path
     CODEX_WORKDIR = "/a,b" (environment): its absolute path holds a comma; must be a path without a comma (Codex splits lists of picture paths at commas)
     PUBLIC_BASE_URL = "images.example" (environment): must be an http:// or https:// URL without user, query or fragment
@@ -181,6 +194,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     CLEANUP_INTERVAL_HOURS = "-1" (environment): must be a number of hours from 0.001 to 8760, or 0 (a timer does it)
     LOG_LEVEL = ["info"] (DIR/config.toml: log_level): a list where one value belongs; must be one of error, warn, info, debug, trace
     METRICS = "maybe" (DIR/config.toml: metrics): must be on or off (also true, false, yes, no, 1, 0)
+    IDLE_EXIT_SECONDS = "-1" (environment): must be a number of seconds from 0.1 to 86400, or 0 (never)
     "#);
 }
 
@@ -317,10 +331,13 @@ SOMETHING_ELSE=1
         said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
     LISTEN 127.0.0.1:8000 default
+    LISTEN_MODE 0660 default
+    LISTEN_OWNER "" default
     STATE_DIR /home/nobody/.local/state/codex-image-service default, from HOME
     DATABASE_URL sqlite:///DIR/data/app.db DIR/.env
     GENERATED_DIR DIR/data/generated DIR/.env
     CODEX_WORKDIR DIR/data/workdir DIR/.env
+    RUN_DIR /home/nobody/.local/state/codex-image-service/run default, from STATE_DIR
     PUBLIC_BASE_URL https://images.example.com/codex-image DIR/.env
     ADMIN_URL_PREFIX /codex-image DIR/.env
     ADMIN on default
@@ -348,6 +365,7 @@ SOMETHING_ELSE=1
     LOG_FORMAT auto default
     METRICS off default
     SHUTDOWN_GRACE_SECONDS 90 default
+    IDLE_EXIT_SECONDS 0 default
     MAX_CONNECTIONS 1024 default
     MAX_REQUEST_BODY_BYTES 70953644 default
     MAX_IMAGES_PER_REQUEST 4 default

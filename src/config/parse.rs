@@ -10,7 +10,9 @@ use std::{
 use axum::http::Uri;
 use tracing::Level;
 
-use super::{EngineChoice, Listen, LogFormat, LoginHome, Secret, layers::Raw, table::Allowed};
+use super::{
+    EngineChoice, Listen, LogFormat, LoginHome, Owner, Secret, layers::Raw, table::Allowed,
+};
 use crate::password_hash;
 
 /// What relative paths and `~` stand for.
@@ -116,6 +118,30 @@ pub(super) fn listen(raw: &Raw, place: &Place) -> Parsed<Listen> {
         return because("no address; 0.0.0.0 or [::] would open it to the network");
     }
     text.parse().map(Listen::Tcp).map_err(|_| None)
+}
+
+/// Four octal digits: a number of the TOML file has none of its zeros in front, and may have been
+/// meant to be decimal or octal.
+pub(super) fn mode(raw: &Raw) -> Parsed<u32> {
+    match line(raw)?.as_bytes() {
+        digits @ [b'0', _, _, _] if digits.iter().all(|digit| (b'0'..=b'7').contains(digit)) => {
+            Ok(digits.iter().fold(0, |mode, digit| mode * 8 + u32::from(digit - b'0')))
+        }
+        _ => Err(None),
+    }
+}
+
+/// Who that is, and whether there is such a user, is not looked up here.
+pub(super) fn owner(raw: &Raw) -> Parsed<Option<Owner>> {
+    let text = line(raw)?;
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let is_odd = |name: &str| name.contains(|c: char| c == ':' || c == '/' || c.is_whitespace());
+    if is_odd(user) || is_odd(group) || text.ends_with(':') {
+        return Err(None);
+    }
+    let named = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+    let owner = Owner { user: named(user), group: named(group) };
+    Ok(Some(owner).filter(|_| !text.is_empty()))
 }
 
 /// As `SQLAlchemy` writes it: three slashes and a relative path, or four and an absolute one.

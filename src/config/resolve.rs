@@ -1,13 +1,13 @@
 //! From the sources to the struct: for each setting the value that wins, parsed, or what is wrong
 //! with it. Nothing stops at the first problem.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     Config, ConfigError, EngineChoice, LoginHome, Problem, Resolved, Secret,
     layers::{Layers, Raw},
     parse::{self, Place, Refusal},
-    shown::{Show, SqliteFile},
+    shown::{OctalMode, Show, SqliteFile},
     sources::{Origin, Sources},
     table::{self as t, Preset, Setting},
 };
@@ -18,6 +18,8 @@ pub(super) const DATABASE: &str = "codex-image-service.db";
 pub(super) const GENERATED: &str = "generated";
 /// `CODEX_WORKDIR` in `STATE_DIR`.
 pub(super) const WORK: &str = "work";
+/// `RUN_DIR` in `STATE_DIR`.
+pub(super) const RUN: &str = "run";
 
 const HOUR: f64 = 3_600.0;
 const DAY: f64 = 24.0 * HOUR;
@@ -50,6 +52,8 @@ impl Resolver {
     /// `None` when something is wrong; then [`Self::problems`] says what.
     fn config(&mut self) -> Option<Config> {
         let listen = self.take(&t::LISTEN, parse::listen);
+        let listen_mode = self.take(&t::LISTEN_MODE, |raw, _| parse::mode(raw).map(OctalMode));
+        let listen_owner = self.take(&t::LISTEN_OWNER, |raw, _| parse::owner(raw));
         let state_dir = self.state_dir();
         let below = |name| match &state_dir {
             Some(state) => Ok((state.join(name), Origin::Derived("STATE_DIR"))),
@@ -65,6 +69,7 @@ impl Resolver {
             let (path, origin) = below(WORK)?;
             Ok((parse::without_comma(path)?, origin))
         });
+        let run_dir = self.take_or(&t::RUN_DIR, parse::path, |_, _| below(RUN));
         let public_base_url = self.take(&t::PUBLIC_BASE_URL, |raw, _| parse::public_base_url(raw));
         let admin_url_prefix = self.take(&t::ADMIN_URL_PREFIX, |raw, _| parse::url_prefix(raw));
         let admin = self.take(&t::ADMIN, |raw, _| parse::switch(raw));
@@ -92,16 +97,20 @@ impl Resolver {
         let log_format = self.take(&t::LOG_FORMAT, |raw, _| parse::log_format(raw));
         let metrics = self.take(&t::METRICS, |raw, _| parse::switch(raw));
         let shutdown_grace = self.number(&t::SHUTDOWN_GRACE_SECONDS);
+        let idle_exit = self.number(&t::IDLE_EXIT_SECONDS);
         let max_connections = self.whole(&t::MAX_CONNECTIONS);
         let max_request_body_bytes = self.whole(&t::MAX_REQUEST_BODY_BYTES);
         let max_images_per_request = self.whole(&t::MAX_IMAGES_PER_REQUEST);
         let json_keepalive = self.number(&t::JSON_KEEPALIVE_SECONDS);
         Some(Config {
             listen: listen?,
+            listen_mode: listen_mode?.0,
+            listen_owner: listen_owner?,
             state_dir: state_dir?,
             database: database?.0,
             generated_dir: generated_dir?,
             codex_workdir: codex_workdir?,
+            run_dir: run_dir?,
             public_base_url: public_base_url?,
             admin_url_prefix: admin_url_prefix?,
             admin: admin?,
@@ -122,20 +131,18 @@ impl Resolver {
             generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
             request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
             image_retention: parse::duration(image_retention?, DAY),
-            cleanup_interval: cleanup_interval
-                .map(|hours| Some(parse::duration(hours, HOUR)).filter(|every| !every.is_zero()))?,
+            cleanup_interval: unless_zero(cleanup_interval?, HOUR),
             image_wall_48h: Some(u32::try_from(image_wall_48h?).ok()?).filter(|wall| *wall > 0),
             cors_allow_origins: cors_allow_origins?,
             log_level: log_level?,
             log_format: log_format?,
             metrics: metrics?,
             shutdown_grace: parse::duration(shutdown_grace?, 1.0),
+            idle_exit: unless_zero(idle_exit?, 1.0),
             max_connections: usize::try_from(max_connections?).ok()?,
             max_request_body_bytes: max_request_body_bytes?,
             max_images_per_request: u32::try_from(max_images_per_request?).ok()?,
-            json_keepalive: json_keepalive.map(|seconds| {
-                Some(parse::duration(seconds, 1.0)).filter(|every| !every.is_zero())
-            })?,
+            json_keepalive: unless_zero(json_keepalive?, 1.0),
             resolved: std::mem::take(&mut self.resolved),
             variables: self.layers.variables(),
         })
@@ -257,4 +264,9 @@ impl Resolver {
             }
         }
     }
+}
+
+/// So many units, each of so many seconds; 0 stands for no time at all.
+fn unless_zero(number: f64, seconds: f64) -> Option<Duration> {
+    Some(parse::duration(number, seconds)).filter(|time| !time.is_zero())
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{EngineChoice, Listen, LogFormat, LoginHome, Secret, error::HIDDEN, table::Setting};
+use super::{
+    EngineChoice, Listen, LogFormat, LoginHome, Owner, Secret, error::HIDDEN, table::Setting,
+};
 
 /// A setting as it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +53,23 @@ pub(super) struct SqliteFile(pub(super) PathBuf);
 impl Show for SqliteFile {
     fn show(&self) -> String {
         format!("sqlite:///{}", self.0.display())
+    }
+}
+
+/// Permissions, shown as they are set.
+pub(super) struct OctalMode(pub(super) u32);
+
+impl Show for OctalMode {
+    fn show(&self) -> String {
+        format!("{:04o}", self.0)
+    }
+}
+
+impl Show for Option<Owner> {
+    fn show(&self) -> String {
+        let Some(Owner { user, group }) = self else { return String::new() };
+        let group = group.as_ref().map(|group| format!(":{group}")).unwrap_or_default();
+        format!("{}{group}", user.as_deref().unwrap_or_default())
     }
 }
 

@@ -156,6 +156,11 @@ settings! {
     LISTEN = Value("127.0.0.1:8000"),
         Words("ADDRESS:PORT such as 127.0.0.1:8000 or [::1]:8000, localhost:PORT, or unix:/path of at most 107 bytes"),
         "where to listen; ignored when systemd passes sockets";
+    LISTEN_MODE = Value("0660"),
+        Words("four octal digits from 0000 to 0777, as text"),
+        "the permissions of the Unix socket in LISTEN";
+    LISTEN_OWNER = Value(""), Words("empty, USER, USER:GROUP or :GROUP, each a name or a number"),
+        "who gets the Unix socket in LISTEN; empty: whoever runs the service";
     STATE_DIR = Derived("$STATE_DIRECTORY, else $XDG_STATE_HOME/codex-image-service, else ~/.local/state/codex-image-service"),
         Words("a path without a comma (Codex splits lists of picture paths at commas)"),
         "the folder of everything that has no place of its own";
@@ -167,6 +172,8 @@ settings! {
     CODEX_WORKDIR = Derived("work in STATE_DIR"),
         Words("a path without a comma (Codex splits lists of picture paths at commas)"),
         "the folder in which Codex works";
+    RUN_DIR = Derived("run in STATE_DIR"), PATH,
+        "the folder of the sockets by which front and worker wake each other";
     PUBLIC_BASE_URL = Value("http://localhost:8000"),
         Words("an http:// or https:// URL without user, query or fragment"),
         "the prefix of image URLs; https makes cookies Secure";
@@ -231,6 +238,9 @@ settings! {
     SHUTDOWN_GRACE_SECONDS = Value("90"),
         Number { min: 0.0, max: 3_600.0, unit: "seconds", zero: None },
         "how long pictures in flight may take to finish at a stop";
+    IDLE_EXIT_SECONDS = Value("0"),
+        Number { min: 0.1, max: 86_400.0, unit: "seconds", zero: Some("never") },
+        "after so long without work the service ends, when systemd holds its sockets and starts it again";
     MAX_CONNECTIONS = Value("1024"), Whole { min: 1, max: 65_536 },
         "callers connected at once";
     // base64 of 5 references of 10 MiB, and 1 MiB for the rest: 4 × ⌈52,428,800 / 3⌉ + 1,048,576

@@ -20,8 +20,7 @@ pub(super) enum WorkBell {
 pub(super) type Bells = (Doorbell, Option<WorkBell>, Doorbell, Option<bell::Listener>);
 
 pub(super) fn bells(config: &Config, role: Role) -> io::Result<Bells> {
-    let (worker, front) =
-        (config.run_dir().join("worker.bell"), config.run_dir().join("front.bell"));
+    let (worker, front) = (config.run_dir.join("worker.bell"), config.run_dir.join("front.bell"));
     Ok(match role {
         Role::All => {
             let (worker_bell, work_to_do) = bell::local();

@@ -46,6 +46,32 @@ fn listening_is_an_address_or_a_socket() {
 }
 
 #[test]
+fn permissions_are_octal_and_nothing_else() {
+    for (value, expected) in [("0660", 0o660), ("0000", 0), (" 0777 ", 0o777), ("0600", 0o600)] {
+        assert_eq!(mode(&text(value)), Ok(expected), "{value}");
+    }
+    // 432 is 0o660 of a TOML file.
+    for value in ["", "660", "432", "0o660", "01000", "1777", "0680", "rw-rw----", "0x1b"] {
+        assert!(mode(&text(value)).is_err(), "{value}");
+    }
+}
+
+#[test]
+fn an_owner_is_a_user_a_group_or_both() {
+    let named = |user: &str, group: &str| {
+        let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+        Ok(Some(Owner { user: name(user), group: name(group) }))
+    };
+    assert_eq!(owner(&text("")), Ok(None));
+    assert_eq!(owner(&text("www-data")), named("www-data", ""));
+    assert_eq!(owner(&text("www-data:33")), named("www-data", "33"));
+    assert_eq!(owner(&text(" :nginx ")), named("", "nginx"));
+    for value in [":", "a:", "a:b:c", "a b", "a: b", "/etc"] {
+        assert!(owner(&text(value)).is_err(), "{value}");
+    }
+}
+
+#[test]
 fn paths_are_absolute_and_know_the_home() {
     for (value, absolute) in [
         ("/a/b", "/a/b"),
@@ -254,7 +280,7 @@ proptest! {
     fn no_text_makes_a_parser_panic(value in "\\PC{0,40}|[a-z:/=~@.#?\\[\\]0-9 ,*-]{0,40}") {
         let (raw, place) = (text(&value), place());
         let _ = (listen(&raw, &place), database(&raw, &place), homes(&raw, &place));
-        let _ = (public_base_url(&raw), url_prefix(&raw), origins(&raw), model(&raw));
+        let _ = (mode(&raw), owner(&raw), public_base_url(&raw), url_prefix(&raw), origins(&raw), model(&raw));
         if let Ok(path) = path(&raw, &place) {
             prop_assert!(path.is_absolute());
         }
