@@ -1,65 +1,14 @@
 //! What systemd gives and wants: sockets in, readiness, watchdog and stop out, credentials, the
 //! journal. Everything here is harmless where there is no systemd.
 
-use std::{
-    io,
-    net::TcpListener,
-    os::{fd::AsFd, unix::net::UnixListener},
-    path::PathBuf,
-    time::Duration,
-};
+mod sockets;
+
+use std::{path::PathBuf, time::Duration};
 
 use libsystemd::credentials::CredentialsLoader;
-use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-/// The number of the first socket that is passed.
-const FIRST_SOCKET: usize = 3;
-
-/// A listening socket, non-blocking.
-#[derive(Debug)]
-pub enum Listener {
-    /// IPv4 or IPv6.
-    Tcp(TcpListener),
-    /// A Unix stream socket.
-    Unix(UnixListener),
-}
-
-/// The sockets that the service manager passed; none when it passed none.
-///
-/// To be called once, before any thread is started: it takes `LISTEN_FDS` and `LISTEN_PID` out of
-/// the environment, so that no child believes the sockets to be its own.
-pub fn passed_sockets() -> io::Result<Vec<Listener>> {
-    let mut passed = ListenFd::from_env();
-    (0..passed.len()).map(|index| take(&mut passed, index)).collect()
-}
-
-fn take(passed: &mut ListenFd, index: usize) -> io::Result<Listener> {
-    let refused = |why: &str| {
-        io::Error::other(format!("the socket that was passed as {}: {why}", index + FIRST_SOCKET))
-    };
-    // A socket of another kind is an error of the first and may be right for the second.
-    if let Ok(Some(listener)) = passed.take_tcp_listener(index) {
-        must_listen(&listener).map_err(refused)?;
-        listener.set_nonblocking(true)?;
-        return Ok(Listener::Tcp(listener));
-    }
-    if let Ok(Some(listener)) = passed.take_unix_listener(index) {
-        must_listen(&listener).map_err(refused)?;
-        listener.set_nonblocking(true)?;
-        return Ok(Listener::Unix(listener));
-    }
-    Err(refused("neither a TCP nor a Unix stream socket; the unit needs ListenStream="))
-}
-
-/// With `Accept=yes` systemd passes connections, which would look like sockets that never answer.
-fn must_listen(socket: impl AsFd) -> Result<(), &'static str> {
-    match rustix::net::sockopt::socket_acceptconn(socket) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err("it does not listen; the socket unit needs Accept=no"),
-        Err(_) => Err("it cannot be asked whether it listens"),
-    }
-}
+pub use sockets::{Listener, Passed};
 
 /// Start-up is over, callers are served.
 pub fn ready() {

@@ -464,7 +464,7 @@ fn sockets_that_do_not_listen_are_refused() {
     let file = fs::File::open("/dev/null").unwrap();
     for (socket, why) in [
         (OwnedFd::from(connection), "Accept=no"),
-        (datagram.into(), "ListenStream="),
+        (datagram.into(), "doorbell"),
         (file.into(), "ListenStream="),
     ] {
         let output = with_sockets(&service, vec![socket]).output().unwrap();

@@ -31,7 +31,7 @@ use crate::{
     queue::Queue,
     state_dir,
     store::Store,
-    systemd,
+    systemd::{self, Passed},
     telemetry::{self, Metrics},
 };
 
@@ -93,7 +93,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
     // Before any thread: it takes variables out of the environment.
-    let passed = match systemd::passed_sockets() {
+    let passed = match Passed::take() {
         Ok(passed) => passed,
         Err(error) => return fail(&error),
     };
@@ -129,8 +129,8 @@ where
     let guard = telemetry::init(config.log_level, config.log_format);
     let painter =
         |_: &Config, _: LoginObserver| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
-    let sockets = vec![systemd::Listener::Tcp(socket)];
-    let code = run_with(config, Role::All, sockets, painter, async |started| {
+    let socket = systemd::Listener::Tcp(socket).into();
+    let code = run_with(config, Role::All, socket, painter, async |started| {
         welcome(started).await.map_err(Into::into)
     });
     drop(guard);
@@ -140,7 +140,7 @@ where
 fn run_with(
     config: Config,
     role: Role,
-    passed: Vec<systemd::Listener>,
+    passed: Passed,
     engine: impl FnOnce(&Config, LoginObserver) -> io::Result<Arc<dyn Engine>>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> ExitCode {
@@ -167,15 +167,17 @@ fn run_with(
 async fn serve(
     mut config: Config,
     role: Role,
-    passed: Vec<systemd::Listener>,
+    passed: Passed,
     engine: Option<(Arc<dyn Engine>, logins::News)>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> Result<(), Error> {
     state_dir::make(&config, role != Role::All)?;
     let open_files = limits::raise_descriptor_limit();
     let mut stop_signals = StopSignals::new()?;
-    let listeners =
-        if role == Role::Worker { Vec::new() } else { listen::sockets(&config, passed).await? };
+    let (listeners, bell) = match role {
+        Role::Worker => (Vec::new(), passed.bell()?),
+        Role::Front | Role::All => (listen::sockets(&config, passed.listeners()?).await?, None),
+    };
     let store = Store::open(&config.database).await?;
     if store.is_fresh().await? {
         // Before the first job, which makes files.
@@ -187,7 +189,7 @@ async fn serve(
     let closing = CancellationToken::new();
     let hurry = CancellationToken::new();
     let stop_serving = CancellationToken::new();
-    let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role)?;
+    let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role, bell)?;
 
     let bells = work::Bells { worker: worker_bell.clone(), work_to_do, front: front_bell };
     let (engine, news) = engine.unzip();

@@ -102,7 +102,16 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let socket = tokio::net::UnixDatagram::bind(path)?;
+    Ok(hear(tokio::net::UnixDatagram::bind(path)?))
+}
+
+/// Listens at a socket that somebody else has bound, non-blocking. What was rung before this
+/// process was there waits in it, and what nobody hears stays in it.
+pub fn listen_at(socket: UnixDatagram) -> io::Result<Listener> {
+    Ok(hear(tokio::net::UnixDatagram::from_std(socket)?))
+}
+
+fn hear(socket: tokio::net::UnixDatagram) -> Listener {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let mut payload = [0; 64];
@@ -129,5 +138,5 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
             }
         }
     });
-    Ok(Listener { receiver })
+    Listener { receiver }
 }

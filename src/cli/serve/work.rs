@@ -16,7 +16,7 @@ use crate::{
     logins::{self, News, Wanted},
     orders::Orders,
     queue::{
-        bell::{self, Doorbell},
+        bell::Doorbell,
         worker::{self, Workshop},
     },
     retention::Cleaner,
@@ -97,10 +97,7 @@ pub(super) fn start(
             logins::restore(&store, engine.as_ref()).await.map_err(io::Error::other)?;
             on_duty.send_replace(true);
             let _ = begin.send(wanted);
-            match heard {
-                WorkBell::Within(listener) => Ok(listener),
-                WorkBell::At(path) => bell::listen(&path),
-            }
+            heard.listen()
         };
         worker::work(shop, &lock, bell, draining, hurry, grace).await
     });
