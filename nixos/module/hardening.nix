@@ -5,6 +5,15 @@ let
   names = import ./names.nix;
 in
 rec {
+  # What front and worker both use.
+  folders = [
+    cfg.stateDir
+  ]
+  ++ lib.filter (folder: !lib.hasPrefix "${cfg.stateDir}/" folder) [
+    cfg.settings.generated_dir
+    cfg.settings.codex_workdir
+  ];
+
   common = {
     CapabilityBoundingSet = "";
     DevicePolicy = "closed";
@@ -37,10 +46,7 @@ rec {
       "@system-service"
       "~@privileged @resources"
     ];
-    ReadWritePaths = [
-      cfg.stateDir
-      names.runDir
-    ];
+    ReadWritePaths = folders ++ [ names.runDir ];
     # What one makes the other removes and replaces.
     UMask = "0007";
     Group = names.group;

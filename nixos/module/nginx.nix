@@ -6,7 +6,7 @@ let
   host = cfg.nginx.virtualHost;
   vhost = config.services.nginx.virtualHosts.${host};
   prefix = lib.removeSuffix "/" cfg.nginx.path;
-  pictures = "${cfg.stateDir}/generated";
+  pictures = cfg.settings.generated_dir;
   literally = lib.escapeRegex prefix;
 
   # Host with its port, and Origin as it came: by them forms of other sites are told from ours.

@@ -66,6 +66,20 @@ in
             example = "/opt/codex/bin/codex";
             description = "The Codex CLI.";
           };
+          generated_dir = mkOption {
+            type = types.strMatching "/[^,[:space:]]+";
+            default = "${cfg.stateDir}/generated";
+            defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/generated"'';
+            example = "/mnt/pictures";
+            description = "The folder of the finished pictures.";
+          };
+          codex_workdir = mkOption {
+            type = types.strMatching "/[^,[:space:]]+";
+            default = "${cfg.stateDir}/work";
+            defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/work"'';
+            example = "/var/tmp/codex-image-work";
+            description = "The folder in which Codex works.";
+          };
           public_base_url = mkOption {
             type = types.strMatching "https?://.+";
             example = "https://home.example/pictures";

@@ -8,7 +8,7 @@ let
   oneshot = description: args: restrictions: {
     inherit description;
     enableDefaultPath = false;
-    unitConfig.RequiresMountsFor = [ cfg.stateDir ];
+    unitConfig.RequiresMountsFor = hardening.folders;
     serviceConfig = restrictions // {
       Type = "oneshot";
       ExecStart = lib.concatStringsSep " " (
@@ -54,10 +54,7 @@ in
         ] asWorker)
         {
           environment.HOME = names.homeDir;
-          unitConfig.RequiresMountsFor = [
-            cfg.stateDir
-            cfg.backup.path
-          ];
+          unitConfig.RequiresMountsFor = hardening.folders ++ [ cfg.backup.path ];
           serviceConfig.ReadWritePaths = asWorker.ReadWritePaths ++ [ cfg.backup.path ];
         }
     );
@@ -82,7 +79,8 @@ in
           description = "Take up what was left, and renew idle logins";
           wantedBy = [ "timers.target" ];
           timerConfig = {
-            OnBootSec = "30s";
+            OnBootSec = "10s";
+            AccuracySec = "1s";
           }
           // lib.optionalAttrs (cfg.keepAlive && cfg.accounts != { }) {
             # No RandomizedDelaySec=: it would put off the start after a boot as well.

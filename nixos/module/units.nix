@@ -27,7 +27,7 @@ let
     # without pause is stopped.
     startLimitIntervalSec = 60;
     startLimitBurst = 20;
-    unitConfig.RequiresMountsFor = [ cfg.stateDir ];
+    unitConfig.RequiresMountsFor = hardening.folders;
     serviceConfig = {
       Type = "notify-reload";
       Restart = "on-failure";

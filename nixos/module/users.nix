@@ -42,10 +42,12 @@ in
           cfg.stateDir
         ]
         ++ below cfg.stateDir [
-          "generated"
           "references"
           "thumbnails"
-          "work"
+        ]
+        ++ [
+          cfg.settings.generated_dir
+          cfg.settings.codex_workdir
         ]
       ) (_: shared))
       # Before the first start already: that is when one signs in.
@@ -62,7 +64,7 @@ in
       # nginx passes through to the pictures and reads those, nothing beside them.
       (lib.mkIf (cfg.nginx.enable && cfg.nginx.servePictures) {
         ${cfg.stateDir} = mayPass;
-        "${cfg.stateDir}/generated".${"a+"}.argument = "user:${nginx}:--x,default:user:${nginx}:r--";
+        ${cfg.settings.generated_dir}.${"a+"}.argument = "user:${nginx}:--x,default:user:${nginx}:r--";
       })
     ];
   };
