@@ -32,4 +32,5 @@ database.execute(
 database.execute("INSERT INTO turns (job_id, position) VALUES ('img_0123456789abcdef0123456789abcdef', 0)")
 database.commit()
 database.close()
+Path(sys.argv[1]).chmod(0o660)  # as the service makes it for both of its users
 print(KEY)

@@ -1,0 +1,77 @@
+# Secrets come as credentials: a seed becomes the login once, a newer one replaces it, an older one
+# does not, and no secret is in a unit, an environment or the journal.
+{
+  name = "codex-image-credentials";
+  nodes.machine = {
+    imports = [ ./lib/node.nix ];
+    services.codex-image-service = {
+      accounts.main.authFile = "/run/seeds/main.json";
+      adminPasswordFile = "/run/seeds/admin-password";
+      sessionSecretFile = "/run/seeds/session-secret";
+    };
+    # It would start the worker before there is a seed.
+    systemd.timers.codex-image-worker.enable = false;
+  };
+
+  testScript = ''
+    worker = "codex-image-worker.service"
+    home = "/var/lib/codex-image-worker/logins/main/auth.json"
+    machine.wait_for_unit("codex-image-worker.socket")
+
+    # Words that are in no script.
+    def word():
+        return machine.succeed("cat /proc/sys/kernel/random/uuid").strip()
+
+    password, secret, first, second, third = (word() for _ in range(5))
+    machine.succeed(
+        "install -d -m 0700 /run/seeds",
+        f"echo {password} > /run/seeds/admin-password",
+        f"echo {secret} > /run/seeds/session-secret",
+        f"make-auth {first} 864000 -1000 > /run/seeds/main.json",
+        "codex-image-service keys create laptop > /root/key",
+    )
+
+    def restarted():
+        machine.succeed(f"systemctl restart {worker}")
+
+    with subtest("the seed becomes the login, for the worker alone"):
+        restarted()
+        machine.succeed(f"cmp {home} /run/seeds/main.json")
+        t.assertEqual(machine.succeed(f"stat -c %a:%U {home}").strip(), "600:codex-image-worker")
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"a red kite\"}'")
+
+    with subtest("what Codex renewed stays"):
+        machine.succeed(f"make-auth {second} > /tmp/renewed", f"cp /tmp/renewed {home}")
+        restarted()
+        machine.succeed(f"cmp {home} /tmp/renewed")
+
+    with subtest("an older seed does not replace it, a newer one does"):
+        machine.succeed(f"make-auth {third} 864000 -5000 > /run/seeds/main.json")
+        restarted()
+        machine.succeed(f"cmp {home} /tmp/renewed")
+        machine.succeed(f"make-auth {third} 864000 5000 > /run/seeds/main.json")
+        restarted()
+        machine.succeed(f"cmp {home} /run/seeds/main.json")
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"a green kite\"}'")
+
+    with subtest("the password counts"):
+        login = "curl -sS -o /dev/null -w '%{http_code}' -H 'Origin: http://127.0.0.1:8000' http://127.0.0.1:8000/admin/login"
+        t.assertEqual(machine.succeed(f"{login} -d username=admin -d password={password}"), "303")
+
+    with subtest("no secret where others look"):
+        for value in [password, secret, first, second, third]:
+            machine.fail(f"grep -rqs {value} /etc/systemd/system/ /etc/codex-image-service/")
+            machine.fail(f"journalctl --no-pager | grep -q {value}")
+            for unit in ["codex-image-service.service", worker]:
+                pid = machine.get_unit_property(unit, "MainPID")
+                t.assertNotEqual(pid, "0")
+                machine.fail(f"tr '\\0' '\\n' < /proc/{pid}/environ | grep -q {value}")
+            machine.fail(f"grep -q {value} /var/lib/codex-image-worker/home/environment.log")
+        # The front has the worker's credentials as little as the worker the front's.
+        pid = machine.get_unit_property("codex-image-service.service", "MainPID")
+        t.assertEqual(
+            machine.succeed(f"ls /proc/{pid}/root/run/credentials/codex-image-service.service").split(),
+            ["admin-password", "admin-session-secret"],
+        )
+  '';
+}

@@ -1,0 +1,76 @@
+# What the units may do, and that the front cannot reach the logins, nor a prompt a shell.
+{
+  name = "codex-image-hardening";
+  nodes.machine = {
+    imports = [ ./lib/node.nix ];
+    services.codex-image-service = {
+      backup.enable = true;
+      onDemand = false;
+    };
+  };
+
+  testScript = ''
+    machine.wait_for_unit("codex-image-service.service")
+    machine.wait_for_unit("codex-image-worker.service")
+    machine.succeed("log-in main", "codex-image-service keys create laptop > /root/key")
+
+    def pid(unit):
+        return machine.get_unit_property(unit, "MainPID")
+
+    def inside(unit, command):
+        "In the unit's namespaces, as its user, with what it may and may not."
+        user = machine.get_unit_property(unit, "User")
+        return (
+            f"nsenter --target={pid(unit)} --mount --net --ipc --pid=/proc/{pid(unit)}/ns/pid_for_children "
+            f"setpriv --reuid={user} --regid=codex-image --clear-groups --inh-caps=-all --no-new-privs {command}"
+        )
+
+    with subtest("systemd's judgement"):
+        for unit, most in [
+            ("codex-image-service", 0.6),
+            ("codex-image-worker", 1.5),
+            ("codex-image-cleanup", 0.6),
+            ("codex-image-backup", 0.6),
+            ("codex-image-healthcheck", 0.6),
+        ]:
+            machine.succeed(f"systemd-analyze security --no-pager --threshold={int(most * 10)} {unit}.service")
+
+    with subtest("two users, and what each can read"):
+        t.assertNotEqual(
+            machine.succeed(f"stat -c %u /proc/{pid('codex-image-service.service')}"),
+            machine.succeed(f"stat -c %u /proc/{pid('codex-image-worker.service')}"),
+        )
+        login = "/var/lib/codex-image-worker/logins/main/auth.json"
+        front, worker = "codex-image-service.service", "codex-image-worker.service"
+        machine.fail(inside(front, f"cat {login}"))
+        machine.fail(inside(front, "ls /var/lib/codex-image-worker"))
+        machine.fail(inside(front, f"ls /proc/{pid(worker)}/root"))
+        machine.succeed(inside(worker, f"cat {login} > /dev/null"))
+        machine.fail(inside(worker, "cat /etc/shadow"))
+        machine.fail(inside(worker, "touch /etc/written"))
+        machine.fail(inside(worker, "ls /root"))
+
+    with subtest("the front has no network"):
+        t.assertEqual(machine.succeed(inside(front, "ls /sys/class/net")).split(), ["lo"])
+        machine.succeed("curl -fsS http://127.0.0.1:8000/health")
+
+    with subtest("no process listens that systemd did not give its socket"):
+        listening = machine.succeed("ss -Hltnp | grep -v -e systemd -e '127.0.0.53' || true")
+        t.assertNotIn("codex", listening)
+
+    with subtest("a prompt does not become a command, nor does Codex see what it need not"):
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"$(touch /tmp/shell) `touch /tmp/shell`; touch /tmp/shell\"}'")
+        machine.fail("find / -xdev -name shell -path '*tmp*' | grep .")
+        seen = machine.succeed("cut -d= -f1 /var/lib/codex-image-worker/home/environment.log").split()
+        t.assertLessEqual(set(seen), {"CODEX_HOME", "HOME", "PATH", "LANG", "LC_CTYPE", "LOG_FORMAT", "RUST_LOG", "TZ"})
+
+    with subtest("files are the group's, nobody else's"):
+        machine.succeed("test -z \"$(find /var/lib/codex-image-service -perm /o=rwx ! -type l)\"")
+        machine.succeed("test \"$(stat -c %a:%U /var/lib/codex-image-worker/logins/main)\" = 700:codex-image-worker")
+
+    with subtest("stopping takes Codex along"):
+        machine.succeed("systemctl stop codex-image-worker.socket codex-image-worker.service")
+        machine.fail("pgrep -u codex-image-worker")
+        t.assertEqual(machine.get_unit_property("codex-image-worker.service", "Result"), "success")
+  '';
+}
