@@ -57,6 +57,8 @@
     with subtest("no process listens that systemd did not give its socket"):
         listening = machine.succeed("ss -Hltnp | grep -v -e systemd -e '127.0.0.53' || true")
         t.assertNotIn("codex", listening)
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"[fake listen]\"}'")
+        t.assertEqual(machine.succeed("cat /var/lib/codex-image-worker/home/listen.log").strip(), "Operation not permitted")
 
     with subtest("a prompt does not become a command, nor does Codex see what it need not"):
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"$(touch /tmp/shell) `touch /tmp/shell`; touch /tmp/shell\"}'")

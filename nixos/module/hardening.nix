@@ -85,8 +85,8 @@ rec {
   };
 
   # Codex runs in here: it reaches out, and V8 needs memory that it can write and execute. It needs
-  # no namespaces. Nothing can listen: UDP alone is bound, for a resolver binds the socket that it
-  # asks by.
+  # no namespaces. Nothing can listen, also not on a port of the kernel's choice. UDP alone is bound,
+  # for a resolver binds the socket that it asks by.
   online = {
     RestrictAddressFamilies = [
       "AF_UNIX"
@@ -97,6 +97,7 @@ rec {
     ];
     SocketBindAllow = "udp";
     SocketBindDeny = "any";
+    SystemCallFilter = common.SystemCallFilter ++ [ "~listen" ];
   };
 
   worker = common // asWorker // online;

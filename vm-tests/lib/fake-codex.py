@@ -4,6 +4,7 @@ It draws a picture of its own for each turn. Words in the prompt change that:
 
     [fake sleep=S]   S seconds before the picture is paid for
     [fake fail]      the turn ends without a picture
+    [fake listen]    it tries to listen on a port of the kernel's choice; $HOME/listen.log has the error
 
 `login` signs in without asking.
 
@@ -14,6 +15,7 @@ $HOME/environment.log.
 import json
 import os
 import re
+import socket
 import struct
 import sys
 import threading
@@ -53,6 +55,11 @@ def draw(thread, turn, prompt):
     until = time.monotonic() + float(words.get("sleep", 0))
     while time.monotonic() < until and turn not in interrupted:
         time.sleep(0.02)
+    if "listen" in words:
+        try:
+            socket.socket().listen()
+        except OSError as error:
+            (HOME / "listen.log").write_text(error.strerror)
     if turn in interrupted:
         end["status"] = "interrupted"
     elif "fail" in words:

@@ -1,0 +1,33 @@
+# One process of one user that always runs: the same pictures, the same folders.
+{
+  name = "codex-image-all-in-one";
+  nodes.machine = {
+    imports = [ ./lib/node.nix ];
+    services.codex-image-service = {
+      split = false;
+      onDemand = false;
+    };
+  };
+
+  testScript = ''
+    unit = "codex-image-service.service"
+    machine.wait_for_unit(unit)
+    machine.wait_until_succeeds("curl -fsS http://127.0.0.1:8000/health")
+    machine.succeed("log-in main", "codex-image-service keys create laptop > /root/key")
+
+    with subtest("a picture, drawn by the one process"):
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"a red kite\"}'")
+        machine.succeed("systemctl start codex-image-healthcheck.service codex-image-cleanup.service")
+        machine.fail("systemctl cat codex-image-worker.service")
+
+    with subtest("the worker's cage holds it all"):
+        machine.succeed(f"systemd-analyze security --no-pager --threshold=15 {unit}")
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"[fake listen]\"}'")
+        t.assertEqual(machine.succeed("cat /var/lib/codex-image-worker/home/listen.log").strip(), "Operation not permitted")
+
+    with subtest("it stops well, and takes Codex along"):
+        machine.succeed(f"systemctl stop codex-image-service.socket {unit}")
+        t.assertEqual(machine.get_unit_property(unit, "Result"), "success")
+        machine.fail("pgrep -u codex-image")
+  '';
+}
