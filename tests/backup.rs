@@ -372,6 +372,15 @@ fn restoring_needs_a_backup_and_a_service_that_is_stopped() {
     fs::write(support::beside(&other, "-wal"), "a log").unwrap();
     refused("make a backup of it");
 
+    // A link is followed.
+    let real = service.path("real.db");
+    fs::rename(database(&service), &real).unwrap();
+    symlink(&real, database(&service)).unwrap();
+    let said = run(&service, &["restore", text(&backup)], 0);
+    assert!(said.contains("/real.db.replaced-"), "{said}");
+    assert!(fs::symlink_metadata(database(&service)).unwrap().is_symlink());
+    assert!(fs::read(&real).unwrap() == whole);
+
     // Where there is none, or one that cannot be read, it is what one wants.
     fs::remove_file(database(&service)).unwrap();
     run(&service, &["restore", text(&backup)], 0);

@@ -106,10 +106,16 @@ impl Target {
 /// Whether a path is the database or a file that `SQLite` keeps beside it, by whatever name.
 pub(super) fn is_part_of(path: &Path, database: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let database = real(database);
     ["", "-wal", "-shm", "-journal"].iter().any(|end| {
-        let own = beside(database, end);
+        let own = beside(&database, end);
         path == own || id(path).is_some_and(|found| id(&own) == Some(found))
     })
+}
+
+/// Where a database is: a link to it is followed, as `SQLite` does.
+pub(super) fn real(database: &Path) -> PathBuf {
+    fs::canonicalize(database).unwrap_or_else(|_| database.to_owned())
 }
 
 /// `path` with `end` at the end of its name.

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::place::{Partial, beside, is_part_of, stamp};
+use super::place::{Partial, beside, is_part_of, real, stamp};
 use crate::{
     config::Config,
     state_dir,
@@ -68,7 +68,8 @@ pub struct Restored {
 /// # Errors
 /// See [`RestoreError`]; the database is then as it was.
 pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreError> {
-    let database = config.database.as_path();
+    let database = real(&config.database);
+    let database = database.as_path();
     if !from.is_file() {
         return Err(RestoreError::NoFile(from.to_owned()));
     }
@@ -83,7 +84,7 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
         .map_err(|source| RestoreError::Io { path: config.state_dir.clone(), source })?;
     let worker_lock = config.worker_lock();
     let _worker = lock(&worker_lock, database)?;
-    let migrate_lock = database.with_extension("migrate.lock");
+    let migrate_lock = config.database.with_extension("migrate.lock");
     state_dir::make_file(&migrate_lock).map_err(io_error(&migrate_lock))?;
     let _starts = lock(&migrate_lock, database)?;
 
