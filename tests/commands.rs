@@ -7,7 +7,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -67,7 +67,7 @@ impl Drop for Running {
 #[test]
 fn every_command_explains_itself() {
     let service = Setup::painter().stopped();
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 13] = [
         &[],
         &["serve"],
         &["demo"],
@@ -79,6 +79,8 @@ fn every_command_explains_itself() {
         &["restore"],
         &["check-config"],
         &["healthcheck"],
+        &["completions"],
+        &["man"],
     ];
     for command in commands {
         let output = service.run(&[command, &["--help"]].concat());
@@ -114,6 +116,8 @@ fn wrong_usage_is_2() {
         &["backup", "--keep", "0", "."],
         &["healthcheck", "a", "b"],
         &["check-config", "--yaml"],
+        &["completions"],
+        &["completions", "cmd"],
     ] {
         let output = service.run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", words(&output));
@@ -179,6 +183,74 @@ fn check_config_tells_machines_as_well() {
     assert!(state["origin"].as_str().unwrap().contains("environment"), "{state}");
     // It only looks.
     assert_eq!(fs::read_dir(service.state_dir()).unwrap().count(), 0);
+}
+
+// For packagers
+
+/// Gives `input` to a program that is to accept it; what it says. None where there is none.
+fn accepted_by(program: &str, args: &[&str], input: &[u8]) -> Option<String> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = command.env("MANWIDTH", "80").spawn() else {
+        support::cannot_run(&format!("there is no {program}"));
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && words(&output).is_empty(), "{program}: {}", words(&output));
+    Some(out(&output))
+}
+
+#[test]
+fn completions_are_what_their_shells_take() {
+    // Without settings, and whatever they say.
+    let service = Setup::new().set("CODEX_ENGINE", "wrong").unset("HOME").stopped();
+    for (shell, check) in [("bash", Some(["-n"])), ("zsh", None), ("fish", None)] {
+        let output = service.run(&["completions", shell]);
+        assert!(output.status.success(), "{}", words(&output));
+        for word in ["codex-image-service", "healthcheck", "backup", "keep", "front"] {
+            assert!(out(&output).contains(word), "{shell} does not know {word}");
+        }
+        if let Some(args) = check {
+            accepted_by(shell, &args, &output.stdout);
+        }
+    }
+    // As bash itself would ask for them.
+    let script = "source /dev/stdin
+        COMP_WORDS=(codex-image-service logins a); COMP_CWORD=2
+        [[ $(complete -p codex-image-service) =~ -F\\ ([^ ]+) ]]
+        ${BASH_REMATCH[1]} codex-image-service a logins; echo \"${COMPREPLY[*]}\"";
+    let output = service.run(&["completions", "bash"]);
+    if let Some(found) = accepted_by("bash", &["-c", script], &output.stdout) {
+        assert_eq!(found, "add audit\n");
+    }
+}
+
+#[test]
+fn the_manual_has_every_command() {
+    let service = Setup::new().set("CODEX_ENGINE", "wrong").unset("HOME").stopped();
+    let output = service.run(&["man"]);
+    assert!(output.status.success(), "{}", words(&output));
+    if let Some(page) = accepted_by("man", &["--warnings", "-l", "-"], &output.stdout) {
+        for line in ["NAME", "SERVE", "KEYS CREATE", "LOGINS ADD", "BACKUP", "HEALTHCHECK", "MAN"] {
+            assert!(page.lines().any(|said| said == line), "no section {line}: {page}");
+        }
+        assert!(page.contains("--keep <N>") && page.contains("Exit codes: 0 "), "{page}");
+        assert_eq!(page.matches("--config <FILE>").count(), 1, "{page}");
+    }
+    let folder = service.path("man1");
+    let output = service.run(&["man", folder.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains("man1/codex-image-service.1: No such file"));
+    fs::create_dir(&folder).unwrap();
+    assert!(service.run(&["man", folder.to_str().unwrap()]).status.success());
+    let pages = support::lab::names(&folder);
+    for name in ["codex-image-service.1", "codex-image-service-logins-add.1"] {
+        assert!(pages.iter().any(|page| page == name), "{pages:?}");
+    }
+    for name in pages {
+        accepted_by("man", &["--warnings", "-l", "-"], &fs::read(folder.join(name)).unwrap());
+    }
 }
 
 // Demo

@@ -7,12 +7,14 @@ mod admin;
 mod backup;
 mod check_config;
 mod cleanup;
+mod completions;
 mod demo;
 mod generate;
 mod healthcheck;
 mod keys;
 mod listen;
 mod logins;
+mod man;
 mod openapi;
 mod restore;
 mod serve;
@@ -59,6 +61,8 @@ enum Command {
     CheckConfig(check_config::Args),
     Healthcheck(healthcheck::Args),
     Openapi(openapi::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Does what the command line says.
@@ -83,6 +87,8 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(args) => check_config::run(&args, cli.config),
         Command::Healthcheck(args) => healthcheck::run(args, cli.config),
         Command::Openapi(args) => openapi::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
