@@ -15,6 +15,8 @@ use crate::{codex::FailureCode, store::jobs::JobState};
 pub(in crate::http) const JOB_ID: HeaderName = HeaderName::from_static("x-job-id");
 /// Seconds after which a refused caller may try again.
 const RETRY_SOON: &str = "5";
+/// The same at the end of a process: the next one starts in that moment, or waits in the socket.
+const RETRY_AT_ONCE: &str = "1";
 /// Seconds for which OpenAI's clients wait before they repeat a request, at most.
 const LONGEST_RETRY: u64 = 60;
 /// `x-should-retry`: what OpenAI's clients ask before they repeat a request by themselves.
@@ -102,13 +104,16 @@ impl ApiError {
             Self::MissingKey | Self::InvalidKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::QueueFull | Self::Busy | Self::ShuttingDown { job: None } => {
+            Self::QueueFull | Self::Busy => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+            }
+            Self::ShuttingDown { job: None } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AT_ONCE));
             }
             Self::QuotaExhausted { retry_at } => add_retry_after(dress, headers, Some(*retry_at)),
             Self::LoginsRest { retry_at } => add_retry_after(dress, headers, *retry_at),
             Self::ShuttingDown { job: Some(job) } => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AT_ONCE));
                 add_status(headers, job);
                 if dress == Dress::Native {
                     headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
