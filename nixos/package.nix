@@ -53,8 +53,8 @@ rustPlatform.buildRustPackage {
       --bash <($out/bin/codex-image-service completions bash) \
       --fish <($out/bin/codex-image-service completions fish) \
       --zsh <($out/bin/codex-image-service completions zsh)
-    $out/bin/codex-image-service man > codex-image-service.1
-    installManPage codex-image-service.1
+    mkdir man && $out/bin/codex-image-service man man
+    installManPage man/*.1
   '';
 
   nativeInstallCheckInputs = [ versionCheckHook ];
