@@ -7,6 +7,7 @@ let
 
   oneshot = description: args: restrictions: {
     inherit description;
+    documentation = [ "man:codex-image-service(1)" ];
     enableDefaultPath = false;
     unitConfig.RequiresMountsFor = hardening.folders;
     serviceConfig = restrictions // {

@@ -17,7 +17,10 @@ let
     lib.filterAttrs (_: account: account.authFile != null) cfg.accounts
   );
 
+  documentation = [ "man:codex-image-service(1)" ];
+
   service = {
+    inherit documentation;
     wantedBy = lib.mkIf (!cfg.onDemand) [ "multi-user.target" ];
     # systemd's own: what a service finds by PATH it does not need.
     enableDefaultPath = false;
@@ -72,6 +75,7 @@ in
 
     systemd.sockets.codex-image-service = {
       description = "Codex image service: HTTP";
+      inherit documentation;
       wantedBy = [ "sockets.target" ];
       listenStreams = cfg.listen ++ [ names.httpSocket ];
       socketConfig = {
@@ -85,6 +89,7 @@ in
 
     systemd.sockets.codex-image-worker = lib.mkIf cfg.split {
       description = "Codex image service: the worker's doorbell";
+      inherit documentation;
       wantedBy = [ "sockets.target" ];
       listenDatagrams = [ names.workerBell ];
       socketConfig = {
