@@ -62,7 +62,7 @@ run_nix() {
         return
     fi
 
-    local name program bin=${CARGO_TARGET_DIR:-target}/debug/codex-image-service
+    local name bin=${CARGO_TARGET_DIR:-target}/debug/codex-image-service
     cargo build --quiet --locked --bin codex-image-service || die "the program cannot be built"
     nix_work=$(mktemp -d)
     # A copy: what git does not know yet counts, and without the lock file the stand-in's errors
