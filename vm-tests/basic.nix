@@ -40,6 +40,12 @@
         t.assertTrue(url.startswith(f"{site}/generated/img_"), url)
         machine.succeed("test $(wc -l < /var/lib/codex-image-worker/home/payments.log) = 1")
 
+    with subtest("the journal tells the job's story, and no prompt"):
+        story = machine.succeed(f"journalctl --no-pager -o cat JOB_ID={made['id']}")
+        for words in ["job accepted", "job begins", "picture stored", "job ended"]:
+            t.assertIn(words, story)
+        machine.fail("journalctl --no-pager | grep -q 'a red kite'")
+
     with subtest("nginx serves its file with the service's headers, and nothing else of the state"):
         machine.succeed("systemctl stop codex-image-service.service codex-image-service.socket")
         machine.succeed(f"curl -fsS -D /tmp/head -o /tmp/x.png {url}", "head -c 8 /tmp/x.png | grep -q PNG")
