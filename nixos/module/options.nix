@@ -77,7 +77,7 @@ in
             type = types.strMatching "/[^,[:space:]]+";
             default = "${cfg.stateDir}/work";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/work"'';
-            example = "/var/tmp/codex-image-work";
+            example = "/mnt/scratch/codex-image-work";
             description = "The folder in which Codex works.";
           };
           public_base_url = mkOption {
@@ -313,7 +313,8 @@ in
         example = false;
         description = ''
           Whether nginx reads finished pictures itself, without waking the service. It may read them and nothing else
-          of the state. Web pages of others (`cors_allow_origins`) need the service's own answers.
+          of the state. Where the file system has no POSIX ACLs (ZFS with `acltype=off`), the service serves them.
+          Web pages of others (`cors_allow_origins`) need the service's own answers.
         '';
       };
       loginRate = mkOption {
