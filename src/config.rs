@@ -7,6 +7,7 @@
 mod dotenv;
 mod error;
 mod layers;
+mod live;
 mod parse;
 mod resolve;
 mod shown;
@@ -25,6 +26,7 @@ use axum::http::Uri;
 
 pub use self::{
     error::{ConfigError, Problem},
+    live::{Changeable, Differences, Live},
     shown::Resolved,
     sources::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, Origin, Sources},
     table::{SETTINGS, Setting},
@@ -131,9 +133,6 @@ pub struct Config {
     /// At least one, unless the engine is `demo`.
     pub codex_homes: Vec<LoginHome>,
     pub codex_model: Option<String>,
-    pub codex_min_quota_percent: u8,
-    pub codex_timeout: Duration,
-    pub codex_worker_concurrency: usize,
     /// `CODEX_IDLE_SECONDS`, default 300.
     pub codex_idle: Duration,
     /// `CODEX_RECYCLE_IMAGES`, default 500.
@@ -142,31 +141,21 @@ pub struct Config {
     pub codex_max_rss_mb: u64,
     /// `CODEX_KEEP_ALIVE`, default on.
     pub codex_keep_alive: bool,
-    pub generation_queue_max_size: u32,
-    pub request_wait_timeout: Duration,
-    pub image_retention: Duration,
     pub cleanup_interval: Option<Duration>,
     /// `IMAGE_WALL_48H`, default 320.
     pub image_wall_48h: Option<u32>,
     /// Lower-case, without a slash at the end; `*` is everyone.
     pub cors_allow_origins: Vec<String>,
-    pub log_level: tracing::Level,
     /// `LOG_FORMAT`, default auto.
     pub log_format: LogFormat,
     /// `METRICS`, default off.
     pub metrics: bool,
-    /// `SHUTDOWN_GRACE_SECONDS`, default 90.
-    pub shutdown_grace: Duration,
     /// `IDLE_EXIT_SECONDS`, default never.
     pub idle_exit: Option<Duration>,
     /// `MAX_CONNECTIONS`, default 1024.
     pub max_connections: usize,
-    /// `MAX_REQUEST_BODY_BYTES`, default base64 of 5 × 10 MiB + 1 MiB.
-    pub max_request_body_bytes: u64,
-    /// `MAX_IMAGES_PER_REQUEST`, default 4.
-    pub max_images_per_request: u32,
-    /// `JSON_KEEPALIVE_SECONDS`, default off.
-    pub json_keepalive: Option<Duration>,
+    /// The settings that may change while the service runs.
+    pub live: Live,
     resolved: Vec<Resolved>,
     variables: BTreeMap<String, OsString>,
 }
@@ -205,28 +194,18 @@ impl Config {
             codex_engine: EngineChoice::Demo,
             codex_homes: Vec::new(),
             codex_model: None,
-            codex_min_quota_percent: 5,
-            codex_timeout: Duration::from_mins(6),
-            codex_worker_concurrency: 2,
             codex_idle: Duration::from_mins(5),
             codex_recycle_images: 500,
             codex_max_rss_mb: 640,
             codex_keep_alive: true,
-            generation_queue_max_size: 50,
-            request_wait_timeout: Duration::from_mins(10),
-            image_retention: 7 * DAY,
             cleanup_interval: Some(DAY / 4),
             image_wall_48h: Some(320),
             cors_allow_origins: Vec::new(),
-            log_level: tracing::Level::INFO,
             log_format: LogFormat::Auto,
             metrics: false,
-            shutdown_grace: Duration::from_secs(90),
             idle_exit: None,
             max_connections: 1024,
-            max_request_body_bytes: 70_953_644,
-            max_images_per_request: 4,
-            json_keepalive: None,
+            live: Live::default(),
             resolved: Vec::new(),
             variables: BTreeMap::new(),
         }
@@ -393,28 +372,18 @@ mod tests {
             codex_engine,
             codex_homes,
             codex_model,
-            codex_min_quota_percent,
-            codex_timeout,
-            codex_worker_concurrency,
             codex_idle,
             codex_recycle_images,
             codex_max_rss_mb,
             codex_keep_alive,
-            generation_queue_max_size,
-            request_wait_timeout,
-            image_retention,
             cleanup_interval,
             image_wall_48h,
             cors_allow_origins,
-            log_level,
             log_format,
             metrics,
-            shutdown_grace,
             idle_exit,
             max_connections,
-            max_request_body_bytes,
-            max_images_per_request,
-            json_keepalive,
+            live,
             resolved: _,
             variables: _,
         } = loaded;
@@ -435,27 +404,17 @@ mod tests {
         assert_eq!(demo.codex_engine, codex_engine);
         assert_eq!(demo.codex_homes, codex_homes);
         assert_eq!(demo.codex_model, codex_model);
-        assert_eq!(demo.codex_min_quota_percent, codex_min_quota_percent);
-        assert_eq!(demo.codex_timeout, codex_timeout);
-        assert_eq!(demo.codex_worker_concurrency, codex_worker_concurrency);
         assert_eq!(demo.codex_idle, codex_idle);
         assert_eq!(demo.codex_recycle_images, codex_recycle_images);
         assert_eq!(demo.codex_max_rss_mb, codex_max_rss_mb);
         assert_eq!(demo.codex_keep_alive, codex_keep_alive);
-        assert_eq!(demo.generation_queue_max_size, generation_queue_max_size);
-        assert_eq!(demo.request_wait_timeout, request_wait_timeout);
-        assert_eq!(demo.image_retention, image_retention);
         assert_eq!(demo.cleanup_interval, cleanup_interval);
         assert_eq!(demo.image_wall_48h, image_wall_48h);
         assert_eq!(demo.cors_allow_origins, cors_allow_origins);
-        assert_eq!(demo.log_level, log_level);
         assert_eq!(demo.log_format, log_format);
         assert_eq!(demo.metrics, metrics);
-        assert_eq!(demo.shutdown_grace, shutdown_grace);
         assert_eq!(demo.idle_exit, idle_exit);
+        assert_eq!(demo.live.now(), live.now());
         assert_eq!(demo.max_connections, max_connections);
-        assert_eq!(demo.max_request_body_bytes, max_request_body_bytes);
-        assert_eq!(demo.max_images_per_request, max_images_per_request);
-        assert_eq!(demo.json_keepalive, json_keepalive);
     }
 }

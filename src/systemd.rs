@@ -15,6 +15,15 @@ pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// The settings are being read again; [`ready`] says that it is done.
+pub fn reloading() {
+    // Both in one message: systemd compares the time with that of its signal.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the service manager cannot be told of a reload"),
+    }
+}
+
 /// The stop has begun.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
@@ -41,6 +50,12 @@ pub fn alive() {
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|interval| !interval.is_zero())
+}
+
+/// Is there a service manager that wants to be told anything?
+#[must_use]
+pub fn is_listening() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// Says it to the service manager, if there is one that listens (`NOTIFY_SOCKET`).

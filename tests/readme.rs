@@ -57,3 +57,13 @@ fn the_readme_tells_every_setting() {
         assert!(row.contains(&setting.allowed.to_string()), "{row} should name what is allowed");
     }
 }
+
+#[test]
+fn the_readme_tells_what_a_hangup_changes() {
+    let readme = readme();
+    let (_, from) = readme.split_once("`SIGHUP`").unwrap();
+    let (paragraph, _) = from.split_once("\n\n").unwrap();
+    let told = paragraph.split('`').filter(|word| word.contains('_'));
+    let live = SETTINGS.iter().filter(|setting| setting.live).map(|setting| setting.name);
+    assert_eq!(told.collect::<Vec<_>>(), live.collect::<Vec<_>>());
+}

@@ -227,7 +227,8 @@ async fn test(config: &Config, store: &Store, label: &str) -> Result<(), LoginsE
     }
     if let Some(rest) = &login.rest {
         let _ = writeln!(text, "  rests: {}", logins::rest_in_words(rest));
-        if let Some(why) = needless(rest, &account.quota, config.codex_min_quota_percent) {
+        if let Some(why) = needless(rest, &account.quota, config.live.now().codex_min_quota_percent)
+        {
             let _ = writeln!(text, "  {why}: {}", wake_in_words(label));
         }
     }

@@ -2,6 +2,8 @@
 //! without Codex or a login, says that it is ready when it can be reached, and closes the store last.
 
 mod bells;
+mod manager;
+mod reload;
 mod stop;
 mod upkeep;
 mod work;
@@ -20,12 +22,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     bells::bells,
+    manager::Tellers,
+    reload::Reload,
     stop::{StopSignals, wait_for_the_end},
 };
-use super::{config_or_exit, fail, listen};
+use super::{fail, listen};
 use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
-    config::Config,
+    config::{Config, Sources},
     http::{self, App},
     limits, logins,
     queue::Queue,
@@ -97,11 +101,14 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
         Ok(passed) => passed,
         Err(error) => return fail(&error),
     };
-    let config = match config_or_exit(file) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let read = Sources::of_process(file)
+        .and_then(|sources| Config::load(&sources).map(|config| (sources, config)));
+    let (sources, config) = match read {
+        Ok(read) => read,
+        Err(error) => return fail(&error),
     };
-    let guard = telemetry::init(config.log_level, config.log_format);
+    let guard = telemetry::init(config.live.now().log_level, config.log_format);
+    let reload = Reload::new(sources, &config, guard.level());
     if args.role != Role::Worker {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
@@ -110,7 +117,8 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
     if args.role != Role::Front {
         codex::seed_logins(&config, systemd::credentials_dir().as_deref());
     }
-    let code = run_with(config, args.role, passed, codex::engine, async |_: Started| Ok(()));
+    let code =
+        run_with(config, args.role, passed, Some(reload), codex::engine, async |_: Started| Ok(()));
     drop(guard);
     code
 }
@@ -126,11 +134,11 @@ where
     F: Future<Output = Result<(), E>>,
     E: std::error::Error + Send + Sync + 'static,
 {
-    let guard = telemetry::init(config.log_level, config.log_format);
+    let guard = telemetry::init(config.live.now().log_level, config.log_format);
     let painter =
         |_: &Config, _: LoginObserver| Ok(Arc::new(DemoEngine::new(delay)) as Arc<dyn Engine>);
     let socket = systemd::Listener::Tcp(socket).into();
-    let code = run_with(config, Role::All, socket, painter, async |started| {
+    let code = run_with(config, Role::All, socket, None, painter, async |started| {
         welcome(started).await.map_err(Into::into)
     });
     drop(guard);
@@ -141,6 +149,7 @@ fn run_with(
     config: Config,
     role: Role,
     passed: Passed,
+    reload: Option<Reload>,
     engine: impl FnOnce(&Config, LoginObserver) -> io::Result<Arc<dyn Engine>>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> ExitCode {
@@ -151,7 +160,7 @@ fn run_with(
     let served = runtime.block_on(async {
         let (observer, news) = logins::observer();
         let engine = if role == Role::Front { None } else { Some(engine(&config, observer)?) };
-        serve(config, role, passed, engine.map(|engine| (engine, news)), started).await
+        serve(config, role, passed, reload, engine.map(|engine| (engine, news)), started).await
     });
     // Threads that still wait for something (a lock, a slow disk) must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -168,12 +177,14 @@ async fn serve(
     mut config: Config,
     role: Role,
     passed: Passed,
+    reload: Option<Reload>,
     engine: Option<(Arc<dyn Engine>, logins::News)>,
     started: impl AsyncFnOnce(Started) -> Result<(), Error>,
 ) -> Result<(), Error> {
     state_dir::make(&config, role != Role::All)?;
     let open_files = limits::raise_descriptor_limit();
     let mut stop_signals = StopSignals::new()?;
+    let hangup = reload.map(Reload::listen).transpose()?;
     let (listeners, bell) = match role {
         Role::Worker => (Vec::new(), passed.bell()?),
         Role::Front | Role::All => (listen::sockets(&config, passed.listeners()?).await?, None),
@@ -202,9 +213,9 @@ async fn serve(
     let connections = TaskTracker::new();
     let mut url = config.public_base_url.clone();
     if let Some(finished) = finished {
-        let max = config.generation_queue_max_size;
+        let live = config.live.clone();
         let (draining, closing) = (draining.clone(), closing.clone());
-        let queue = Queue::start(store.clone(), max, worker_bell, finished, draining, closing);
+        let queue = Queue::start(store.clone(), live, worker_bell, finished, draining, closing);
         let app = App::new(&config, store.clone(), queue, engine, metrics);
         if config.admin {
             open_pages(&app, &mut config).await?;
@@ -225,11 +236,14 @@ async fn serve(
     }
     started(Started { store: store.clone(), url }).await?;
     systemd::ready();
-    upkeep::keep_watchdog_quiet(store.clone());
+    if let Some(hangup) = hangup {
+        hangup.whenever_asked(draining.clone());
+    }
+    let pulse = beside.as_ref().map(|beside| Arc::clone(&beside.pulse));
+    let tellers = Tellers::start(&store, pulse, &draining);
 
     let outcome =
-        wait_for_the_end(worker, &mut stop_signals, &draining, &hurry, role, config.shutdown_grace)
-            .await;
+        wait_for_the_end(worker, &mut stop_signals, &draining, &hurry, role, &config.live).await;
     closing.cancel();
     stop_serving.cancel();
     connections.close();
@@ -239,6 +253,7 @@ async fn serve(
     if let Some(beside) = beside {
         beside.end().await;
     }
+    tellers.end().await;
     store.close().await;
     tracing::info!("stopped");
     outcome

@@ -30,7 +30,7 @@ use super::{
     spawn::{self, Launch, Spawner},
     versions::{self, Version},
 };
-use crate::config::{Config, LoginHome};
+use crate::config::{Config, Live, LoginHome};
 
 pub(super) const EVENTS: &str = "events.jsonl";
 const STDERR: &str = "stderr.txt";
@@ -50,7 +50,7 @@ pub struct ExecEngine {
     model: Option<String>,
     /// What Codex inherits, HOME and PATH among it.
     environment: Vec<(&'static str, OsString)>,
-    timeout: Duration,
+    live: Live,
     pub(super) logins: Arc<Logins>,
     pub(super) spawner: Arc<Spawner>,
     /// Where the shadows of the homes are, see [`super::shadow`].
@@ -64,8 +64,8 @@ impl ExecEngine {
             bin: config.codex_bin.clone(),
             model: config.codex_model.clone().filter(|model| !model.is_empty()),
             environment: command::inherited(config),
-            timeout: config.codex_timeout,
-            logins: Logins::new(&config.codex_homes, observer, config.codex_min_quota_percent),
+            logins: Logins::new(&config.codex_homes, observer, config.live.clone()),
+            live: config.live.clone(),
             spawner: Arc::new(Spawner::new()?),
             shadows: config.shadows_dir(),
         })
@@ -81,7 +81,7 @@ impl ExecEngine {
         // Before the wait for a login: without Codex there is nothing to wait for.
         self.locate()?;
         let mut tried = Vec::new();
-        let mut left = self.timeout;
+        let mut left = self.live.now().codex_timeout;
         let mut last = None;
         loop {
             let lease = match self.logins.any(&tried, &stop).await {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::config::Changeable;
 
 const THREAD: &str = "01a202ac-589d-75c2-aeb3-17ff97d6019f";
 const START: &str =
@@ -17,6 +18,11 @@ struct Lab {
     engine: ExecEngine,
     turn: Turn,
     dir: tempfile::TempDir,
+}
+
+fn live(timeout: u64) -> Live {
+    let codex_timeout = Duration::from_millis(timeout);
+    Live::new(Changeable { codex_timeout, ..Changeable::default() }, Vec::new())
 }
 
 fn lab(script: &str, timeout: u64) -> Lab {
@@ -33,8 +39,12 @@ fn lab(script: &str, timeout: u64) -> Lab {
         bin,
         model: None,
         environment: vec![("PATH", std::env::var_os("PATH").unwrap())],
-        timeout: Duration::from_millis(timeout),
-        logins: Logins::new(&[LoginHome { label: "one".into(), path: home }], Arc::new(|_| {}), 5),
+        live: live(timeout),
+        logins: Logins::new(
+            &[LoginHome { label: "one".into(), path: home }],
+            Arc::new(|_| {}),
+            Live::default(),
+        ),
         spawner: Arc::new(Spawner::new().unwrap()),
         shadows: dir.path().join("shadows"),
     };
@@ -206,7 +216,7 @@ fn two(mut lab: Lab) -> Lab {
     lab.engine.logins = Logins::new(
         &homes.map(|(label, path)| LoginHome { label: label.into(), path }),
         Arc::new(|_| {}),
-        5,
+        Live::default(),
     );
     lab
 }
@@ -281,7 +291,7 @@ async fn a_login_may_get_another_name() {
     let renamed: Vec<_> = homes
         .map(|home| LoginHome { label: format!("new-{}", home.label), ..home.clone() })
         .collect();
-    lab.engine.logins = Logins::new(&renamed, Arc::new(|_| {}), 5);
+    lab.engine.logins = Logins::new(&renamed, Arc::new(|_| {}), Live::default());
 
     let new = ThreadRef { login: "new-one".into(), ..old.clone() };
     // The folder names the old login, and the store names it or what lags behind.

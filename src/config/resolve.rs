@@ -4,7 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Config, ConfigError, EngineChoice, LoginHome, Problem, Resolved, Secret,
+    Changeable, Config, ConfigError, EngineChoice, Live, LoginHome, Problem, Resolved, Secret,
     layers::{Layers, Raw},
     parse::{self, Place, Refusal},
     shown::{OctalMode, Show, SqliteFile},
@@ -102,6 +102,20 @@ impl Resolver {
         let max_request_body_bytes = self.whole(&t::MAX_REQUEST_BODY_BYTES);
         let max_images_per_request = self.whole(&t::MAX_IMAGES_PER_REQUEST);
         let json_keepalive = self.number(&t::JSON_KEEPALIVE_SECONDS);
+        let changeable = Changeable {
+            codex_min_quota_percent: u8::try_from(codex_min_quota_percent?).ok()?,
+            codex_timeout: parse::duration(codex_timeout?, 1.0),
+            codex_worker_concurrency: usize::try_from(codex_worker_concurrency?).ok()?,
+            generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
+            request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
+            image_retention: parse::duration(image_retention?, DAY),
+            log_level: log_level?,
+            shutdown_grace: parse::duration(shutdown_grace?, 1.0),
+            max_request_body_bytes: max_request_body_bytes?,
+            max_images_per_request: u32::try_from(max_images_per_request?).ok()?,
+            json_keepalive: unless_zero(json_keepalive?, 1.0),
+        };
+        let resolved = std::mem::take(&mut self.resolved);
         Some(Config {
             listen: listen?,
             listen_mode: listen_mode?.0,
@@ -121,29 +135,19 @@ impl Resolver {
             codex_engine: codex_engine?,
             codex_homes: codex_homes?,
             codex_model: codex_model?,
-            codex_min_quota_percent: u8::try_from(codex_min_quota_percent?).ok()?,
-            codex_timeout: parse::duration(codex_timeout?, 1.0),
-            codex_worker_concurrency: usize::try_from(codex_worker_concurrency?).ok()?,
             codex_idle: parse::duration(codex_idle?, 1.0),
             codex_recycle_images: u32::try_from(codex_recycle_images?).ok()?,
             codex_max_rss_mb: codex_max_rss_mb?,
             codex_keep_alive: codex_keep_alive?,
-            generation_queue_max_size: u32::try_from(generation_queue_max_size?).ok()?,
-            request_wait_timeout: parse::duration(request_wait_timeout?, 1.0),
-            image_retention: parse::duration(image_retention?, DAY),
             cleanup_interval: unless_zero(cleanup_interval?, HOUR),
             image_wall_48h: Some(u32::try_from(image_wall_48h?).ok()?).filter(|wall| *wall > 0),
             cors_allow_origins: cors_allow_origins?,
-            log_level: log_level?,
             log_format: log_format?,
             metrics: metrics?,
-            shutdown_grace: parse::duration(shutdown_grace?, 1.0),
             idle_exit: unless_zero(idle_exit?, 1.0),
             max_connections: usize::try_from(max_connections?).ok()?,
-            max_request_body_bytes: max_request_body_bytes?,
-            max_images_per_request: u32::try_from(max_images_per_request?).ok()?,
-            json_keepalive: unless_zero(json_keepalive?, 1.0),
-            resolved: std::mem::take(&mut self.resolved),
+            live: Live::new(changeable, resolved.clone()),
+            resolved,
             variables: self.layers.variables(),
         })
     }

@@ -84,6 +84,8 @@ pub struct Setting {
     /// Whether an empty environment variable is a value (to be taken or refused) or, as where
     /// compose files write `NAME: ${NAME:-}`, the same as none.
     pub keeps_empty: bool,
+    /// Whether a change holds without a restart, see [`super::Live`].
+    pub live: bool,
 }
 
 impl Setting {
@@ -94,7 +96,7 @@ impl Setting {
         meaning: &'static str,
     ) -> Self {
         let keeps_empty = matches!(default, Value(text) if text.is_empty());
-        Self { name, default, allowed, meaning, secret: false, keeps_empty }
+        Self { name, default, allowed, meaning, secret: false, keeps_empty, live: false }
     }
 
     const fn secret(mut self) -> Self {
@@ -105,6 +107,11 @@ impl Setting {
 
     const fn keeping_empty(mut self) -> Self {
         self.keeps_empty = true;
+        self
+    }
+
+    const fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -201,11 +208,11 @@ settings! {
         Words("empty or a model name of at most 128 letters, digits and -._:/"),
         "the model that Codex is told to use; empty: Codex's own choice";
     CODEX_MIN_QUOTA_PERCENT = Value("5"), Whole { min: 0, max: 100 },
-        "a login with less of its quota left rests; 0: never";
+        "a login with less of its quota left rests; 0: never", live;
     CODEX_TIMEOUT_SECONDS = Value("360"), SECONDS,
-        "the time one picture may take";
+        "the time one picture may take", live;
     CODEX_WORKER_CONCURRENCY = Value("2"), Whole { min: 1, max: 64 },
-        "pictures in flight at once";
+        "pictures in flight at once", live;
     CODEX_IDLE_SECONDS = Value("300"), SECONDS,
         "how long an app-server without work is kept";
     CODEX_RECYCLE_IMAGES = Value("500"), Whole { min: 1, max: 1_000_000 },
@@ -215,12 +222,12 @@ settings! {
     CODEX_KEEP_ALIVE = Value("on"), Switch,
         "whether an idle login is renewed before its token expires, at most daily; not with exec";
     GENERATION_QUEUE_MAX_SIZE = Value("50"), Whole { min: 1, max: 100_000 },
-        "jobs that may wait; those running do not count";
+        "jobs that may wait; those running do not count", live;
     REQUEST_WAIT_TIMEOUT_SECONDS = Value("600"), SECONDS,
-        "how long a synchronous caller waits";
+        "how long a synchronous caller waits", live;
     IMAGE_RETENTION_DAYS = Value("7"),
         Number { min: 0.0001, max: 36_500.0, unit: "days", zero: None },
-        "how long pictures, references and Codex's output are kept; the history stays";
+        "how long pictures, references and Codex's output are kept; the history stays", live;
     CLEANUP_INTERVAL_HOURS = Value("6"),
         Number { min: 0.001, max: 8_760.0, unit: "hours", zero: Some("a timer does it") },
         "how often this process removes what has expired";
@@ -230,14 +237,14 @@ settings! {
         Words("origins such as https://app.example, separated by commas, or *"),
         "web pages that may call the API";
     LOG_LEVEL = Value("info"), OneOf(&["error", "warn", "info", "debug", "trace"]),
-        "how much of its own doings the service logs";
+        "how much of its own doings the service logs", live;
     LOG_FORMAT = Value("auto"), OneOf(&["auto", "journal", "text", "json"]),
         "where the log goes: the journal, with fields, or text or JSON lines on standard error; auto: the journal where standard error is the journal's, else text";
     METRICS = Value("off"), Switch,
         "whether GET /metrics answers";
     SHUTDOWN_GRACE_SECONDS = Value("90"),
         Number { min: 0.0, max: 3_600.0, unit: "seconds", zero: None },
-        "how long pictures in flight may take to finish at a stop";
+        "how long pictures in flight may take to finish at a stop", live;
     IDLE_EXIT_SECONDS = Value("0"),
         Number { min: 0.1, max: 86_400.0, unit: "seconds", zero: Some("never") },
         "after so long without work the service ends, when systemd holds its sockets and starts it again";
@@ -245,12 +252,12 @@ settings! {
         "callers connected at once";
     // base64 of 5 references of 10 MiB, and 1 MiB for the rest: 4 × ⌈52,428,800 / 3⌉ + 1,048,576
     MAX_REQUEST_BODY_BYTES = Value("70953644"), Whole { min: 1_024, max: 1_073_741_824 },
-        "the largest request body";
+        "the largest request body", live;
     MAX_IMAGES_PER_REQUEST = Value("4"), Whole { min: 1, max: 10 },
-        "the largest n on OpenAI's routes";
+        "the largest n on OpenAI's routes", live;
     JSON_KEEPALIVE_SECONDS = Value("0"),
         Number { min: 1.0, max: 3_600.0, unit: "seconds", zero: Some("off") },
-        "how often OpenAI's routes send a blank line while a picture is drawn, for impatient proxies; an error then comes with status 200";
+        "how often OpenAI's routes send a blank line while a picture is drawn, for impatient proxies; an error then comes with status 200", live;
 }
 
 #[cfg(test)]

@@ -47,10 +47,11 @@ impl Admission {
         if app.queue.is_draining() {
             return Err(ApiError::ShuttingDown { job: None });
         }
-        let length = body::declared_length(headers, app.max_body)?;
+        let limit = app.live.now().max_request_body_bytes;
+        let length = body::declared_length(headers, limit)?;
         let idempotency_key = idempotency_key(headers)?;
         let is_repeated = is_repeated(headers);
-        let admission = Self { length, limit: app.max_body, idempotency_key, is_repeated };
+        let admission = Self { length, limit, idempotency_key, is_repeated };
         if !admission.may_join() {
             // Nobody should send 50 MB to learn that the queue is full.
             if length.is_none_or(|length| length > SMALL_BODY) && !app.queue.has_room().await? {
@@ -96,7 +97,8 @@ pub(super) fn upload(app: &App) -> Result<SemaphorePermit<'_>, ApiError> {
 async fn check_quota(app: &App) -> Result<(), ApiError> {
     let Some(back) = app.all_rest_until().await? else { return Ok(()) };
     let retry_at = back.saturating_mul(1000);
-    let patience = i64::try_from(app.patience.as_millis()).unwrap_or(i64::MAX);
+    let patience =
+        i64::try_from(app.live.now().request_wait_timeout.as_millis()).unwrap_or(i64::MAX);
     if retry_at <= store::now().saturating_add(patience) {
         return Ok(());
     }
@@ -140,6 +142,8 @@ pub(super) fn new_job(
     draft: Draft,
     joining: Joining,
 ) -> NewJob {
+    let retention = app.live.now().image_retention.as_millis();
+    let retention = i64::try_from(retention).unwrap_or(i64::MAX);
     let last = draft.references.len().saturating_sub(1);
     let has_mask = draft.has_mask;
     let references =
@@ -163,7 +167,7 @@ pub(super) fn new_job(
         output_compression: draft.output.map(|output| output.compression),
         end_user: draft.end_user,
         count: draft.count,
-        expires_at: store::now().saturating_add(app.retention_ms),
+        expires_at: store::now().saturating_add(retention),
         references: references.collect(),
         joining,
     }
@@ -230,7 +234,7 @@ async fn leave_nothing(folder: PathBuf) {
 
 /// Waits for the end of a job, as long as a synchronous caller does.
 pub(super) async fn wait(app: &App, ticket: &Ticket) -> Waited {
-    app.queue.wait(ticket, app.patience).await.unwrap_or_else(|error| {
+    app.queue.wait(ticket, app.live.now().request_wait_timeout).await.unwrap_or_else(|error| {
         // The job is accepted and goes on; a 500 would make clients ask, and pay, again.
         tracing::error!(job_id = ticket.job(), %error, "the store failed while a caller waited");
         Waited::Patience

@@ -28,7 +28,6 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
@@ -41,7 +40,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use crate::{
     admin_password::PasswordError,
     codex::Engine,
-    config::{Config, Secret},
+    config::{Config, Live, Secret},
     queue::Queue,
     store::{Store, StoreError},
     telemetry::Metrics,
@@ -77,13 +76,8 @@ pub struct Inner {
     worker_lock: PathBuf,
     public_base_url: String,
     admin_url_prefix: String,
-    max_body: u64,
-    patience: Duration,
-    retention_ms: i64,
-    /// Pictures of one request of OpenAI's routes, at most.
-    max_images: u32,
-    /// See `JSON_KEEPALIVE_SECONDS`.
-    json_keepalive: Option<Duration>,
+    /// What may change meanwhile.
+    live: Live,
     last_look: health::LastLook,
     admin: admin::Admin,
 }
@@ -111,11 +105,7 @@ impl App {
             worker_lock: config.worker_lock(),
             public_base_url: config.public_base_url.clone(),
             admin_url_prefix: config.admin_url_prefix.clone(),
-            max_body: config.max_request_body_bytes,
-            patience: config.request_wait_timeout,
-            retention_ms: i64::try_from(config.image_retention.as_millis()).unwrap_or(i64::MAX),
-            max_images: config.max_images_per_request,
-            json_keepalive: config.json_keepalive,
+            live: config.live.clone(),
             last_look: health::LastLook::default(),
         }))
     }

@@ -7,8 +7,10 @@
 
 pub mod bell;
 mod finish;
+pub mod pulse;
 mod recover;
 mod run;
+mod slots;
 mod waiters;
 pub mod worker;
 
@@ -17,11 +19,14 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::store::{
-    Store, StoreError,
-    jobs::{Job, JobState},
-    orders::OrderKind,
-    submissions::{NewJob, Submissions, Submitted},
+use crate::{
+    config::Live,
+    store::{
+        Store, StoreError,
+        jobs::{Job, JobState},
+        orders::OrderKind,
+        submissions::{NewJob, Submissions, Submitted},
+    },
 };
 use bell::{Doorbell, Listener, Ring};
 use waiters::{Waiter, Waiters};
@@ -35,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub struct Queue {
     store: Store,
     submissions: Submissions,
-    max_queued: u32,
+    live: Live,
     waiters: Arc<Waiters>,
     worker_bell: Doorbell,
     /// Cancelled when the process begins to stop: nothing is accepted any more.
@@ -123,7 +128,7 @@ impl Queue {
     #[must_use]
     pub fn start(
         store: Store,
-        max_queued: u32,
+        live: Live,
         worker_bell: Doorbell,
         mut finished: Listener,
         draining: CancellationToken,
@@ -143,15 +148,17 @@ impl Queue {
             }
         });
         let bell = worker_bell.clone();
+        let limit = live.clone();
+        let queue_max = move || limit.now().generation_queue_max_size;
         let submissions =
-            Submissions::start(store.clone(), max_queued, move || bell.ring(&Ring::Any));
-        Self { store, submissions, max_queued, waiters, worker_bell, draining, closing }
+            Submissions::start(store.clone(), queue_max, move || bell.ring(&Ring::Any));
+        Self { store, submissions, live, waiters, worker_bell, draining, closing }
     }
 
     /// Is there room for another job? A look, not a promise.
     pub async fn has_room(&self) -> Result<bool, StoreError> {
         let (queued, _) = self.store.queue_depth().await?;
-        Ok(queued < i64::from(self.max_queued))
+        Ok(queued < i64::from(self.live.now().generation_queue_max_size))
     }
 
     /// Accepts a job: it is durable when this returns. A request that repeats another finds the job

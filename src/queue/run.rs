@@ -57,9 +57,9 @@ pub(super) async fn job(
             slot
         } else {
             tokio::select! {
-                slot = Arc::clone(&worker.slots).acquire_owned() => match slot {
-                    Ok(slot) => slot,
-                    Err(_) => break,
+                slot = worker.slots.acquire() => match slot {
+                    Some(slot) => slot,
+                    None => break,
                 },
                 () = cancelled.cancelled() => break,
             }
@@ -224,7 +224,8 @@ fn worth_waiting_for(worker: &Worker, claim: &Claim, failure: &Failure) -> Optio
         return None;
     }
     let until = failure.retry_at?.saturating_mul(1000);
-    let patience = i64::try_from(worker.shop.patience.as_millis()).unwrap_or(i64::MAX);
+    let patience =
+        i64::try_from(worker.shop.live.now().request_wait_timeout.as_millis()).unwrap_or(i64::MAX);
     (until <= claim.created_at.saturating_add(patience)).then_some(until)
 }
 

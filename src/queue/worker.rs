@@ -16,10 +16,13 @@ use uuid::Uuid;
 
 use super::{
     bell::{Doorbell, Listener, Ring},
+    pulse::Pulse,
     recover, run,
+    slots::Slots,
 };
 use crate::{
     codex::Engine,
+    config::Live,
     images,
     store::{Store, StoreError, claims::Claim, jobs::Phase},
 };
@@ -29,6 +32,9 @@ const LEASE: Duration = Duration::from_mins(1);
 
 /// How often leases are renewed, abandoned jobs looked for, and the queue looked at unasked.
 const TICK: Duration = Duration::from_secs(10);
+
+/// The longest time between two turns of the claiming loop when all is well.
+pub const LONGEST_TURN: Duration = TICK.saturating_mul(3);
 
 /// Told when a turn ends.
 pub type TurnObserver = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -42,18 +48,15 @@ pub struct Workshop {
     pub store: Store,
     /// What draws.
     pub engine: Arc<dyn Engine>,
-    /// Pictures at once, at most.
-    pub concurrency: usize,
+    /// How many pictures at once, how long a job may wait for a quota to start anew, how long its
+    /// files are kept when it is finished, and how long a stop waits for it.
+    pub live: Live,
     /// Folder of verified pictures.
     pub generated_dir: PathBuf,
     /// Folder of the turns' own folders.
     pub workdir: PathBuf,
     /// Folder of the jobs' references.
     pub references_dir: PathBuf,
-    /// How long a job may wait for a quota to start anew.
-    pub patience: Duration,
-    /// How long a finished job's files are kept.
-    pub retention: Duration,
     /// Rung when a job becomes final.
     pub front_bell: Doorbell,
     /// Notified when the operator asks something.
@@ -62,6 +65,8 @@ pub struct Workshop {
     pub on_turn: TurnObserver,
     /// How jobs end.
     pub on_final: JobObserver,
+    /// Of the loop that claims.
+    pub pulse: Arc<Pulse>,
 }
 
 /// A worker at work.
@@ -70,7 +75,7 @@ pub(super) struct Worker {
     /// Who holds this worker's leases: fresh for each start.
     pub(super) owner: String,
     /// A slot is a picture in the making.
-    pub(super) slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Slots>,
     /// Decoding a picture takes memory.
     pub(super) decoders: Semaphore,
     pub(super) tasks: TaskTracker,
@@ -80,8 +85,8 @@ pub(super) struct Worker {
     more: Notify,
 }
 
-/// Works until `drain` is cancelled; then lets what runs end, `grace` at most or until `hurry` is
-/// cancelled, and stops it.
+/// Works until `drain` is cancelled; then lets what runs end, for the grace of the settings at most or
+/// until `hurry` is cancelled, and stops it.
 ///
 /// Waits first until no other worker works on the same state: the lock is freed by the system
 /// when a process dies, so whatever is still marked as running then is abandoned. Only then it
@@ -92,15 +97,14 @@ pub async fn work(
     bell: impl AsyncFnOnce() -> io::Result<Listener>,
     drain: CancellationToken,
     hurry: CancellationToken,
-    grace: Duration,
 ) -> io::Result<()> {
     let Some(_lock) = become_the_only_one(lock_file, &drain).await? else { return Ok(()) };
     let mut bell = bell().await?;
-    let slots = shop.concurrency.min(shop.engine.capacity()).max(1);
+    let slots = Arc::new(Slots::new(&shop.live, shop.engine.capacity()));
     let worker = Arc::new(Worker {
         shop,
         owner: Uuid::new_v4().to_string(),
-        slots: Arc::new(Semaphore::new(slots)),
+        slots: Arc::clone(&slots),
         decoders: Semaphore::new(images::DECODES_AT_ONCE),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -109,6 +113,7 @@ pub async fn work(
     });
 
     let upkeep = tokio::spawn(Arc::clone(&worker).upkeep());
+    let resizing = tokio::spawn(slots.follow(worker.shop.live.clone()));
     let listener = Arc::clone(&worker);
     let listening = tokio::spawn(async move {
         while let Some(ring) = bell.recv().await {
@@ -120,8 +125,11 @@ pub async fn work(
         }
     });
 
+    worker.shop.pulse.beat();
     worker.take_over(true).await;
     Arc::clone(&worker).claim_jobs(&drain).await;
+    worker.shop.pulse.stop();
+    let grace = worker.shop.live.now().shutdown_grace;
 
     worker.tasks.close();
     let running = worker.tasks.len();
@@ -140,6 +148,7 @@ pub async fn work(
     }
     listening.abort();
     upkeep.abort();
+    resizing.abort();
     // Only now: nothing is in the middle of a turn.
     worker.shop.engine.close().await;
     Ok(())
@@ -149,8 +158,9 @@ impl Worker {
     /// Claims a job whenever a slot is free and a job waits, until `drain` is cancelled.
     async fn claim_jobs(self: Arc<Self>, drain: &CancellationToken) {
         loop {
-            let slot = drain.run_until_cancelled(Arc::clone(&self.slots).acquire_owned()).await;
-            let Some(Ok(slot)) = slot else { return };
+            let slot = self.slots.acquire_alive(&self.shop.pulse, TICK);
+            let slot = drain.run_until_cancelled(slot).await;
+            let Some(Some(slot)) = slot else { return };
             if let Err(error) = self.can_store().await {
                 drop(slot);
                 // Each picture would be paid for and then wait.
@@ -254,7 +264,8 @@ impl Worker {
 
     /// Where the files of a job that ends now stop being kept.
     pub(super) fn expires_at(&self) -> i64 {
-        let retention = i64::try_from(self.shop.retention.as_millis()).unwrap_or(i64::MAX);
+        let retention =
+            i64::try_from(self.shop.live.now().image_retention.as_millis()).unwrap_or(i64::MAX);
         crate::store::now().saturating_add(retention)
     }
 

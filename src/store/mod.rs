@@ -23,7 +23,7 @@ pub mod submissions;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions, Sqlite, SqlitePool,
+    ConnectOptions, Connection as _, Sqlite, SqlitePool,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -152,6 +152,19 @@ impl Store {
     /// Does the store answer? One small read.
     pub async fn answers(&self) -> bool {
         sqlx::query("SELECT 1").execute(&self.read).await.is_ok()
+    }
+
+    /// Would the store take a write, now or in a moment? A look at the file and the lock that
+    /// writers take; nothing is written.
+    pub async fn takes_writes(&self) -> bool {
+        let look = async {
+            sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&self.read).await?;
+            let mut writer = self.write.acquire().await?;
+            let outcome = async { writer.begin_with("BEGIN IMMEDIATE").await?.rollback().await };
+            let outcome = outcome.await;
+            keep_if_well(writer, outcome).await
+        };
+        look.await.is_ok()
     }
 
     /// May this process write the database, and make the files that `SQLite` puts beside it?

@@ -95,10 +95,14 @@ pub struct Submissions {
 }
 
 impl Submissions {
-    /// Starts the task that commits what arrives, and calls `committed` after each commit: a job
+    /// Starts the task that commits what arrives while fewer than `queue_max` jobs wait, and calls `committed` after each commit: a job
     /// is announced also when its caller went away in the meantime.
     #[must_use]
-    pub fn start(store: Store, queue_max: u32, committed: impl Fn() + Send + 'static) -> Self {
+    pub fn start(
+        store: Store,
+        queue_max: impl Fn() -> u32 + Send + 'static,
+        committed: impl Fn() + Send + 'static,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(BATCH);
         tokio::spawn(commit_batches(store, queue_max, receiver, committed));
         Self { sender }
@@ -118,14 +122,14 @@ impl Submissions {
 
 async fn commit_batches(
     store: Store,
-    queue_max: u32,
+    queue_max: impl Fn() -> u32,
     mut receiver: mpsc::Receiver<(NewJob, Reply)>,
     committed: impl Fn(),
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let (jobs, replies): (Vec<NewJob>, Vec<Reply>) = batch.drain(..).unzip();
-        match commit(&store, queue_max, &jobs).await {
+        match commit(&store, queue_max(), &jobs).await {
             Ok(outcomes) => {
                 committed();
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {

@@ -4,16 +4,24 @@
 
 use std::{io, time::Duration};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{CLOSING, Error, Role};
-use crate::{codex, systemd};
+use crate::{codex, config::Live, systemd};
 
 /// What a stop may take after the grace: ending Codex, open connections, and the books (what was
 /// drawn is stored, the store closed).
 const TIDYING: Duration =
     codex::LONGEST_STOP.saturating_add(CLOSING).saturating_add(Duration::from_secs(30));
+
+/// The service manager is asked for so much time, again and again: should the process hang, it is not
+/// waited for much longer.
+const EXTENSION: Duration = Duration::from_secs(30);
+const EXTENDED_EVERY: Duration = Duration::from_secs(10);
 
 /// SIGTERM and SIGINT.
 pub(super) struct StopSignals {
@@ -41,7 +49,7 @@ pub(super) async fn wait_for_the_end(
     draining: &CancellationToken,
     hurry: &CancellationToken,
     role: Role,
-    grace: Duration,
+    live: &Live,
 ) -> Result<(), Error> {
     let mut worker = worker;
     let early = tokio::select! {
@@ -55,8 +63,7 @@ pub(super) async fn wait_for_the_end(
     };
     tracing::info!(?role, "stopping");
     systemd::stopping();
-    // Longer than the grace: Codex is stopped and the books are closed after it.
-    systemd::extend_timeout(grace + TIDYING);
+    tokio::spawn(ask_for_time(live.now().shutdown_grace + TIDYING));
     draining.cancel();
     let ended = match (early, worker) {
         (Some(ended), _) => ended,
@@ -74,4 +81,18 @@ pub(super) async fn wait_for_the_end(
         (None, None) => return Ok(()),
     };
     ended?.map_err(Into::into)
+}
+
+/// Keeps the service manager from ending the stop before its time: `most`, which is longer than the
+/// grace, for Codex is stopped and the books are closed after it.
+async fn ask_for_time(most: Duration) {
+    let until = Instant::now() + most;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        systemd::extend_timeout(EXTENSION.min(left));
+        tokio::time::sleep(EXTENDED_EVERY).await;
+    }
 }

@@ -1,5 +1,5 @@
-//! What a service does beside its jobs: it says what stands in the way of drawing, removes what has
-//! expired, and tells the service manager that it is well. None of it holds up a job, or a stop.
+//! What a service does beside its jobs: it says what stands in the way of drawing, and removes
+//! what has expired. None of it holds up a job, or a stop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,6 @@ use crate::{
     codex::Engine,
     retention::{Cause, Cleaner},
     store::{self, Store},
-    systemd,
 };
 
 /// Says in the log what stands in the way of drawing; the service starts all the same.
@@ -66,18 +65,4 @@ async fn tell_next(store: &Store, interval: Option<Duration>) {
     if let Err(error) = store.tell_next_cleanup(at).await {
         tracing::error!(%error, "the front cannot be told of the next clean-up");
     }
-}
-
-/// Says that all is well for as long as the store answers, when the service manager wants to know.
-pub(super) fn keep_watchdog_quiet(store: Store) {
-    let Some(interval) = systemd::watchdog_interval() else { return };
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(interval);
-        loop {
-            tick.tick().await;
-            if store.answers().await {
-                systemd::alive();
-            }
-        }
-    });
 }

@@ -17,6 +17,7 @@ use crate::{
     orders::Orders,
     queue::{
         bell::Doorbell,
+        pulse::Pulse,
         worker::{self, Workshop},
     },
     retention::Cleaner,
@@ -37,6 +38,8 @@ pub(super) struct Bells {
 
 /// What works beside the worker.
 pub(super) struct Beside {
+    /// Whether the worker's loop turns.
+    pub(super) pulse: Arc<Pulse>,
     engine: Arc<dyn Engine>,
     tasks: TaskTracker,
     keeper: JoinHandle<()>,
@@ -86,7 +89,8 @@ pub(super) fn start(
     tasks.spawn(tell::front(store.clone(), told, changed, duty, draining.clone()));
 
     let shop = workshop(config, store, Arc::clone(&engine), bells.front, given, metrics);
-    let (heard, lock, grace) = (bells.work_to_do, config.worker_lock(), config.shutdown_grace);
+    let pulse = Arc::clone(&shop.pulse);
+    let (heard, lock) = (bells.work_to_do, config.worker_lock());
     let (draining, hurry) = (draining.clone(), hurry.clone());
     let worker = tokio::spawn(async move {
         let Some(heard) = heard else { return Ok(()) };
@@ -99,9 +103,9 @@ pub(super) fn start(
             let _ = begin.send(wanted);
             heard.listen()
         };
-        worker::work(shop, &lock, bell, draining, hurry, grace).await
+        worker::work(shop, &lock, bell, draining, hurry).await
     });
-    (worker, Beside { engine, tasks, keeper, keeping })
+    (worker, Beside { pulse, engine, tasks, keeper, keeping })
 }
 
 impl Beside {
@@ -128,15 +132,14 @@ fn workshop(
     Workshop {
         store: store.clone(),
         engine,
-        concurrency: config.codex_worker_concurrency,
+        live: config.live.clone(),
         generated_dir: config.generated_dir.clone(),
         workdir: config.codex_workdir.clone(),
         references_dir: config.references_dir(),
-        patience: config.request_wait_timeout,
-        retention: config.image_retention,
         front_bell,
         orders,
         on_turn: Arc::new(move |took| turns.codex_ran(took)),
         on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
+        pulse: Arc::new(Pulse::new(worker::LONGEST_TURN)),
     }
 }

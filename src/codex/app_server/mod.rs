@@ -39,14 +39,14 @@ use super::{
     spawn::Spawner,
     status::Account,
 };
-use crate::config::Config;
+use crate::config::{Config, Live};
 
 /// The app-servers of all logins.
 pub(super) struct Servers {
     bin: PathBuf,
     model: Option<String>,
     environment: Vec<(&'static str, OsString)>,
-    timeout: Duration,
+    live: Live,
     /// Where the shadows of the logins' homes are.
     pub(super) shadows: PathBuf,
     logins: Arc<Logins>,
@@ -81,7 +81,7 @@ impl Servers {
             bin: config.codex_bin.clone(),
             model: config.codex_model.clone().filter(|model| !model.is_empty()),
             environment: command::inherited(config),
-            timeout: config.codex_timeout,
+            live: config.live.clone(),
             shadows: config.shadows_dir(),
             slots: logins.homes().iter().map(|_| Arc::default()).collect(),
             closing: CancellationToken::new(),
@@ -104,7 +104,7 @@ impl Servers {
         stop: &CancellationToken,
     ) -> Result<Finished, Unusable> {
         let mut tried = Vec::new();
-        let mut left = self.timeout;
+        let mut left = self.live.now().codex_timeout;
         let mut last: Option<Finished> = None;
         // A child may die of itself; what was lost with it is drawn again, once.
         let mut deaths = 0;

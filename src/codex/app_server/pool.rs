@@ -208,7 +208,7 @@ impl Servers {
 
     /// So early that no turn comes to where Codex renews a login by itself, in seconds.
     pub(super) fn renew_before(&self) -> i64 {
-        let turn = i64::try_from(self.timeout.as_secs()).unwrap_or(i64::MAX / 2);
+        let turn = i64::try_from(self.live.now().codex_timeout.as_secs()).unwrap_or(i64::MAX / 2);
         auth::REFRESH_BEFORE + turn + 60
     }
 

@@ -76,7 +76,7 @@ impl Logins {
         {
             let fitness = &mut self.slots().fitness[index];
             let changed = change(fitness, now, |fitness| {
-                fitness.note_quota(windows, self.min_quota_percent, now);
+                fitness.note_quota(windows, self.live.now().codex_min_quota_percent, now);
             });
             news.extend(changed.map(|changed| (index, changed)));
         }
@@ -126,7 +126,7 @@ impl Logins {
         let stamp = auth::stamp(&self.homes[index].path);
         let mut slots = self.slots();
         if !quota.is_empty() {
-            slots.fitness[index].note_quota(quota, self.min_quota_percent, now());
+            slots.fitness[index].note_quota(quota, self.live.now().codex_min_quota_percent, now());
         }
         let Some(rest) = rest else { return };
         if rest.reason == RestReason::LoginExpired {
@@ -206,6 +206,7 @@ mod tests {
             samples::{AUTH, logins},
         },
     };
+    use crate::config::Live;
 
     #[tokio::test]
     async fn logins_of_one_user_rest_together() {
@@ -268,7 +269,7 @@ mod tests {
             LoginNews::Wakes => hears.lock().unwrap().push(None),
             _ => {}
         });
-        (dir, Logins::new(&[home], observer, 5), told)
+        (dir, Logins::new(&[home], observer, Live::default()), told)
     }
 
     fn reasons(told: &Mutex<Vec<Option<Rest>>>) -> Vec<Option<RestReason>> {

@@ -28,14 +28,14 @@ pub(super) use self::{
     seed::{seed_all, seed_outlook},
 };
 use super::{LoginObserver, auth, status::Dispatch};
-use crate::config::LoginHome;
+use crate::config::{Live, LoginHome};
 
 /// The logins of the settings, which of them are in use, and how they stand.
 pub(super) struct Logins {
     homes: Vec<LoginHome>,
     observer: LoginObserver,
-    /// A login with less of its quota left rests; 0 = never.
-    min_quota_percent: u8,
+    /// A login with less of its quota left than this says rests; 0 = never.
+    live: Live,
     slots: Mutex<Slots>,
     freed: Notify,
 }
@@ -61,11 +61,7 @@ struct Slot {
 }
 
 impl Logins {
-    pub(super) fn new(
-        homes: &[LoginHome],
-        observer: LoginObserver,
-        min_quota_percent: u8,
-    ) -> Arc<Self> {
+    pub(super) fn new(homes: &[LoginHome], observer: LoginObserver, live: Live) -> Arc<Self> {
         Arc::new(Self {
             observer,
             // Codex has another working directory than we.
@@ -76,7 +72,7 @@ impl Logins {
                     path: path::absolute(&home.path).unwrap_or_else(|_| home.path.clone()),
                 })
                 .collect(),
-            min_quota_percent,
+            live,
             slots: Mutex::new(Slots {
                 dispatch: Dispatch::default(),
                 each: vec![Slot::default(); homes.len()],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Logins;
-use crate::config::LoginHome;
+use crate::config::{Live, LoginHome};
 
 /// A login file that will do.
 pub(super) const AUTH: &str = r#"{"auth_mode":"chatgpt","tokens":{"access_token":"a"}}"#;
@@ -20,5 +20,5 @@ pub(super) fn logins(auth: &[Option<&str>]) -> (tempfile::TempDir, Arc<Logins>) 
         }
         homes.push(LoginHome { label: n.to_string(), path });
     }
-    (dir, Logins::new(&homes, Arc::new(|_| {}), 5))
+    (dir, Logins::new(&homes, Arc::new(|_| {}), Live::default()))
 }

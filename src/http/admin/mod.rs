@@ -45,10 +45,7 @@ use self::{
     trouble::Trouble,
 };
 use super::App;
-use crate::{
-    config::{Config, Resolved},
-    store::Store,
-};
+use crate::{config::Config, store::Store};
 
 /// Thumbnails that are made at once: each holds a whole picture in memory.
 const THUMBNAILS_AT_ONCE: usize = 1;
@@ -69,7 +66,6 @@ pub(super) struct Admin {
     fresh_keys: FreshKeys,
     thumbnails: Arc<Semaphore>,
     thumbnails_dir: PathBuf,
-    settings: Vec<Resolved>,
     /// See `IMAGE_WALL_48H`.
     wall: Option<i64>,
     /// A timer cleans up, not the worker.
@@ -86,7 +82,6 @@ impl Admin {
             fresh_keys: FreshKeys::default(),
             thumbnails: Arc::new(Semaphore::new(THUMBNAILS_AT_ONCE)),
             thumbnails_dir: config.thumbnails_dir(),
-            settings: config.resolved().to_vec(),
             wall: config.image_wall_48h.map(i64::from),
             cleanup_by_timer: config.cleanup_interval.is_none(),
             started: Instant::now(),

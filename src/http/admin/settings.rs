@@ -25,5 +25,5 @@ struct SettingsView {
 
 async fn show_settings(State(app): State<App>, _: Operator) -> Result<Response, Trouble> {
     let page = Page::new(&app, Place::Settings);
-    html(StatusCode::OK, &SettingsView { page, settings: app.admin.settings.clone() })
+    html(StatusCode::OK, &SettingsView { page, settings: app.live.resolved() })
 }

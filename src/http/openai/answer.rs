@@ -224,7 +224,7 @@ pub(super) fn text(text: String) -> Segment {
 /// Answers when the job has ended. With `JSON_KEEPALIVE_SECONDS` what takes longer begins with blank
 /// lines, so that proxies hold the connection; an error then comes with status 200.
 pub(super) async fn when_final(app: App, ticket: Ticket, wish: Wish) -> Result<Response, ApiError> {
-    let (id, keepalive) = (ticket.job().to_owned(), app.json_keepalive);
+    let (id, keepalive) = (ticket.job().to_owned(), app.live.now().json_keepalive);
     let mut answer = Box::pin(async move { plain(&app, &ticket, &wish).await });
     let early = match keepalive {
         None => Ok(answer.as_mut().await),

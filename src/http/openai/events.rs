@@ -34,7 +34,7 @@ pub(super) fn answer(app: App, ticket: &Ticket, wish: Wish, route: Route) -> Res
     let id = ticket.job().to_owned();
     let follower = Follower {
         watch: app.queue.watch(&id),
-        until: Instant::now() + app.patience,
+        until: Instant::now() + app.live.now().request_wait_timeout,
         kind: match route {
             Route::Generations => "image_generation.completed",
             Route::Edits => "image_edit.completed",

@@ -124,7 +124,7 @@ async fn accept(
     let (parts, body) = request.into_parts();
     let admission = Admission::of(app, &parts.headers).await?;
     let id = queue::new_job_id();
-    let (folder, max_n) = (app.references_dir.join(&id), app.max_images);
+    let (folder, max_n) = (app.references_dir.join(&id), app.live.now().max_images_per_request);
     let (draft, wish) = if let Some(boundary) = form::boundary(&parts.headers) {
         let _upload = accept::upload(app)?;
         let body = body::limited(body, admission.most(), app.counted());
