@@ -12,6 +12,7 @@ A payment is one line in $HOME/payments.log. What it was given by way of environ
 $HOME/environment.log.
 """
 
+import base64
 import json
 import os
 import re
@@ -75,9 +76,22 @@ def draw(thread, turn, prompt):
     say(method="turn/completed", params=about | {"turn": end})
 
 
+def renew():
+    """The session is extended by ten days, as OpenAI would."""
+    file = CODEX_HOME / "auth.json"
+    auth = json.loads(file.read_text())
+    head, claims, signature = auth["tokens"]["access_token"].split(".")
+    claims = json.loads(base64.urlsafe_b64decode(claims + "==")) | {"exp": int(time.time()) + 864000}
+    claims = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    auth["tokens"]["access_token"] = ".".join([head, claims, signature])
+    file.write_text(json.dumps(auth))
+
+
 def answer(method, params):
     match method:
         case "account/read":
+            if (params or {}).get("refreshToken"):
+                renew()
             return {"account": {"type": "chatgpt", "planType": "plus"}}
         case "account/rateLimits/read":
             window = {"usedPercent": 1, "windowDurationMins": 300, "resetsAt": int(time.time()) + 9000}
