@@ -26,7 +26,7 @@ install_nix_tools() {
 
 # stand_in COMMAND ARG...: one of the commands of NIXPKGS_STAND_IN, silent unless it fails.
 stand_in() {
-    local try out=$nix_work/out
+    local try out=$nix_work/out.$BASHPID
     for ((try = 0; try < 60; try++)); do
         STAND_IN_MODULES=$PWD/tests/nix/stand-in.nix STAND_IN_EXTRA=$nix_work/extra \
             "$NIXPKGS_STAND_IN/$1" "${@:2}" >"$out" 2>&1 && return
@@ -49,6 +49,28 @@ nix_same() {
     mkdir -p "$nix_tools/new"
     cp -rL "$2" "$nix_tools/new/${1##*/}"
     say "to accept it: rm -r $1 && cp -r $nix_tools/new/${1##*/} $1"
+    return 1
+}
+
+# All of them, two at a time: they wait more than they work.
+run_machines() {
+    local name bin
+    bin=$(realpath "$1")
+    for name in $(nix_tests); do
+        while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n || true; done
+        (
+            stand_in nixos-test "$nix_work/tree" "$name" -b nspawn \
+                -x "$bin:/usr/bin/codex-image-service" >"$nix_work/$name.said" || exit
+            touch "$nix_work/$name.passed"
+        ) &
+    done
+    wait
+}
+
+# What came of one of them.
+nix_test() {
+    [ -e "$nix_work/$1.passed" ] && return
+    cat "$nix_work/$1.said"
     return 1
 }
 
@@ -90,10 +112,9 @@ END
     if [ "$(id -u)" != 0 ]; then
         summary+=("nix tests: left out: the machines of NIXPKGS_STAND_IN need root")
     else
-        for name in $(nix_tests); do
-            check "nix test $name" stand_in nixos-test "$nix_work/tree" "$name" -b nspawn \
-                -x "$bin:/usr/bin/codex-image-service"
-        done
+        say "running the tests in vm-tests/"
+        run_machines "$bin"
+        for name in $(nix_tests); do check "nix test $name" nix_test "$name"; done
     fi
     rm -rf "$nix_work"
 }
