@@ -235,6 +235,12 @@ impl Config {
         self.state_dir.join("worker.lock")
     }
 
+    /// The socket at which a worker is woken.
+    #[must_use]
+    pub fn worker_bell(&self) -> PathBuf {
+        self.run_dir.join("worker.bell")
+    }
+
     /// Every setting with the value that holds, fit to be shown, and its origin, in the order of
     /// the table. Empty for a demo.
     #[must_use]

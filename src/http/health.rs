@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::net::UnixDatagram,
     path::Path,
     time::{Duration, Instant},
 };
@@ -148,7 +149,7 @@ async fn look(app: &App) -> Vec<Problem> {
                 )),
             }
         }
-        None if !worker_is_there(app).await => {
+        None if !has_worker(app).await => {
             problems.push(problem("no_worker", "No worker is running (serve --role worker)."));
         }
         None => {}
@@ -195,14 +196,28 @@ pub(super) fn disk_bytes(folder: &Path) -> Option<(u64, u64)> {
     Some((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
 }
 
-/// Is somebody there who draws, in this process or in another?
+/// Is somebody there who draws, in this process or in another, or comes when there is something to
+/// draw?
 pub(super) async fn has_worker(app: &App) -> bool {
-    app.engine.is_some() || worker_is_there(app).await
+    is_worker_awake(app).await || worker_hears(app).await
+}
+
+/// Is somebody there just now?
+pub(super) async fn is_worker_awake(app: &App) -> bool {
+    app.engine.is_some() || worker_holds_lock(app).await
+}
+
+/// Where systemd starts the worker, it holds the bell while none is there.
+async fn worker_hears(app: &App) -> bool {
+    let path = app.worker_bell.clone();
+    tokio::task::spawn_blocking(move || UnixDatagram::unbound()?.connect(path))
+        .await
+        .is_ok_and(|heard| heard.is_ok())
 }
 
 /// A worker holds its lock for as long as it lives. It may be another user's file, so it is opened
 /// to be read.
-async fn worker_is_there(app: &App) -> bool {
+async fn worker_holds_lock(app: &App) -> bool {
     let path = app.worker_lock.clone();
     tokio::task::spawn_blocking(move || {
         Ok::<_, std::io::Error>(File::open(path)?.try_lock_shared().is_err())

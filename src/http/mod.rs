@@ -74,6 +74,7 @@ pub struct Inner {
     generated_dir: PathBuf,
     references_dir: PathBuf,
     worker_lock: PathBuf,
+    worker_bell: PathBuf,
     public_base_url: String,
     admin_url_prefix: String,
     /// What may change meanwhile.
@@ -103,6 +104,7 @@ impl App {
             generated_dir: config.generated_dir.clone(),
             references_dir: config.references_dir(),
             worker_lock: config.worker_lock(),
+            worker_bell: config.worker_bell(),
             public_base_url: config.public_base_url.clone(),
             admin_url_prefix: config.admin_url_prefix.clone(),
             live: config.live.clone(),

@@ -42,7 +42,7 @@ pub(super) fn bells(
     role: Role,
     passed: Option<UnixDatagram>,
 ) -> io::Result<Bells> {
-    let (worker, front) = (config.run_dir.join("worker.bell"), config.run_dir.join("front.bell"));
+    let (worker, front) = (config.worker_bell(), config.run_dir.join("front.bell"));
     Ok(match role {
         Role::All => {
             let (worker_bell, work_to_do) = bell::local();

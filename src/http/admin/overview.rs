@@ -114,7 +114,12 @@ async fn overview(
 
 async fn service(app: &App, has_worker: bool, now: i64) -> Result<Service, Trouble> {
     // What one told that is gone holds no more.
-    let facts = if has_worker { app.store.worker_facts().await? } else { WorkerFacts::default() };
+    let mut facts =
+        if has_worker { app.store.worker_facts().await? } else { WorkerFacts::default() };
+    if !health::is_worker_awake(app).await {
+        // One that comes when it is needed is up for no time.
+        facts.started_at = None;
+    }
     let folder: Arc<Path> = app.generated_dir.as_path().into();
     // A network's disk may take its time.
     let disk = tokio::task::spawn_blocking(move || health::disk_bytes(&folder)).await;
