@@ -2,6 +2,7 @@
 //!
 //! The rooms and who may use whom are drawn in the README, section "How it is built".
 
+pub mod activity;
 pub mod admin_password;
 pub mod api_key;
 pub mod backup;

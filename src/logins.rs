@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    activity::Activity,
     codex::{
         Engine, LoginObserver,
         status::{
@@ -26,7 +27,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// When idle logins are looked at first, and how often from then on.
 const FIRST_RENEWAL: Duration = Duration::from_mins(1);
 const RENEWALS: Duration = Duration::from_hours(1);
-/// A login is renewed when its token expires within this time, and not twice within it.
+/// A login is renewed when its token expires within this time: where a worker is there only now and
+/// then, a timer starts one daily, and may miss a day.
+const EXPIRES_SOON: Duration = Duration::from_hours(48);
+/// And not twice within this one.
 const RENEWED_FOR: Duration = Duration::from_hours(24);
 /// How often old history is removed.
 const TIDY: Duration = Duration::from_hours(24);
@@ -71,11 +75,28 @@ pub async fn restore(store: &Store, engine: &dyn Engine) -> Result<(), StoreErro
 
 /// Renews idle logins before their tokens expire, until `stop`: one that expires while nobody draws
 /// may be lost for good. Each at most daily.
-pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
-    let first = tokio::time::Instant::now() + FIRST_RENEWAL;
+///
+/// A worker that may end soon (`at_once`) begins as soon as it is the only one, and does not end
+/// before its first look is over.
+pub async fn keep_alive(
+    store: Store,
+    engine: Arc<dyn Engine>,
+    mut on_duty: watch::Receiver<bool>,
+    activity: Activity,
+    at_once: bool,
+    stop: CancellationToken,
+) {
+    let mut first_look = at_once.then(|| activity.begin());
+    let first = if at_once { Duration::ZERO } else { FIRST_RENEWAL };
+    let begun = stop.run_until_cancelled(on_duty.wait_for(|on_duty| *on_duty)).await;
+    if begun.is_none_or(|begun| begun.is_err()) {
+        return;
+    }
+    let first = tokio::time::Instant::now() + first;
     let mut look = tokio::time::interval_at(first, RENEWALS);
     let mut renewed: HashMap<String, Instant> = HashMap::new();
     while stop.run_until_cancelled(look.tick()).await.is_some() {
+        let _under_way = first_look.take().unwrap_or_else(|| activity.begin());
         let known = Arc::clone(&engine);
         let Ok(logins) = tokio::task::spawn_blocking(move || known.logins()).await else {
             continue;
@@ -87,6 +108,9 @@ pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
                 return;
             }
             if renewed.get(&login.label).is_some_and(|at| at.elapsed() < RENEWED_FOR) {
+                continue;
+            }
+            if was_renewed_lately(&store, &login.label).await {
                 continue;
             }
             renewed.insert(login.label.clone(), Instant::now());
@@ -105,9 +129,18 @@ pub async fn keep_alive(engine: Arc<dyn Engine>, stop: CancellationToken) {
     }
 }
 
-/// One that can be used, is not in use elsewhere, and expires within a day.
+/// By a process before this one, or by a turn.
+async fn was_renewed_lately(store: &Store, login: &str) -> bool {
+    let since = now().saturating_sub(i64::try_from(RENEWED_FOR.as_millis()).unwrap_or(i64::MAX));
+    store.was_rotated_since(login, since).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "it is not known when a login was renewed");
+        false
+    })
+}
+
+/// One that can be used, is not in use elsewhere, and expires within two days.
 fn expires_soon(login: &LoginStatus, now: i64) -> bool {
-    let soon = now + i64::try_from(RENEWED_FOR.as_secs()).unwrap_or(i64::MAX / 2);
+    let soon = now + i64::try_from(EXPIRES_SOON.as_secs()).unwrap_or(i64::MAX / 2);
     let over = login.rest.as_ref().is_some_and(|rest| rest.reason == RestReason::LoginExpired);
     login.problem.is_none()
         && !login.busy_elsewhere

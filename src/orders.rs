@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    activity::Activity,
     codex::Engine,
     logins::{self, Wanted},
     queue::bell::{Doorbell, Ring},
@@ -42,6 +43,8 @@ pub struct Orders {
     pub given: Arc<Notify>,
     /// To be notified when something about a login may have changed.
     pub changed: Arc<Notify>,
+    /// What is carried out is under way.
+    pub activity: Activity,
 }
 
 /// Of those in one lane one is carried out at a time.
@@ -115,7 +118,11 @@ impl Orders {
                 self.finish(&order, outcome).await;
             } else if !under_way.values().any(|(taken, _)| *taken == lane) {
                 let (orders, seq) = (Arc::clone(self), order.seq);
-                let begun = tasks.spawn(async move { orders.carry_out_one(&order).await });
+                let busy = self.activity.begin();
+                let begun = tasks.spawn(async move {
+                    orders.carry_out_one(&order).await;
+                    drop(busy);
+                });
                 under_way.insert(begun.id(), (lane, seq));
             }
         }

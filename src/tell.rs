@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    activity::UnderWay,
     codex::{Engine, status::LoginStatus},
     store::{Store, StoreError, now, overview::ToldLogin},
 };
@@ -18,12 +19,14 @@ const LOOK_AT_MOST: Duration = Duration::from_secs(1);
 const TOLD_AGAIN: i64 = 60 * 60 * 1000;
 
 /// Tells until `stop`, from when this worker is the only one: at once, when `changed` is notified,
-/// and now and then.
+/// now and then, and a last time at the end: what it told holds while no worker is there. `beginning`
+/// is under way until something was told.
 pub async fn front(
     store: Store,
     engine: Arc<dyn Engine>,
     changed: Arc<Notify>,
     mut on_duty: watch::Receiver<bool>,
+    beginning: UnderWay,
     stop: CancellationToken,
 ) {
     let begun = stop.run_until_cancelled(on_duty.wait_for(|on_duty| *on_duty)).await;
@@ -33,17 +36,17 @@ pub async fn front(
     let started_at = now();
     let mut teller =
         Teller { store, engine, started_at, has_told: false, version: None, logins: None };
+    let mut beginning = Some(beginning);
     loop {
-        if let Err(error) = teller.tell().await {
-            tracing::error!(%error, "the front cannot be told how the worker stands");
-        }
+        teller.tell_or_say().await;
+        beginning.take();
         let next = async {
             // News come in flocks.
             tokio::time::sleep(LOOK_AT_MOST).await;
             let _ = tokio::time::timeout(LOOK, changed.notified()).await;
         };
         if stop.run_until_cancelled(next).await.is_none() {
-            return;
+            return teller.tell_or_say().await;
         }
     }
 }
@@ -60,6 +63,12 @@ struct Teller {
 }
 
 impl Teller {
+    async fn tell_or_say(&mut self) {
+        if let Err(error) = self.tell().await {
+            tracing::error!(%error, "the front cannot be told how the worker stands");
+        }
+    }
+
     async fn tell(&mut self) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
         let look = move || (engine.version(), engine.logins());

@@ -2,6 +2,7 @@
 //! without Codex or a login, says that it is ready when it can be reached, and closes the store last.
 
 mod bells;
+mod idle;
 mod manager;
 mod reload;
 mod stop;
@@ -17,20 +18,22 @@ use std::{
 };
 
 use clap::ValueEnum;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     bells::bells,
+    idle::Door,
     manager::Tellers,
     reload::Reload,
     stop::{StopSignals, wait_for_the_end},
+    work::Idling,
 };
 use super::{fail, listen};
 use crate::{
     codex::{self, DemoEngine, Engine, LoginObserver},
     config::{Config, Sources},
-    http::{self, App},
+    http::{self, App, server::Hall},
     limits, logins,
     queue::Queue,
     state_dir,
@@ -185,6 +188,13 @@ async fn serve(
     let open_files = limits::raise_descriptor_limit();
     let mut stop_signals = StopSignals::new()?;
     let hangup = reload.map(Reload::listen).transpose()?;
+    let ends_after = config.idle_exit.filter(|_| !passed.is_empty());
+    if ends_after != config.idle_exit {
+        tracing::warn!(
+            "IDLE_EXIT_SECONDS is ignored: systemd passed no socket, so nothing would start this \
+             process again"
+        );
+    }
     let (listeners, bell) = match role {
         Role::Worker => (Vec::new(), passed.bell()?),
         Role::Front | Role::All => (listen::sockets(&config, passed.listeners()?).await?, None),
@@ -204,13 +214,16 @@ async fn serve(
 
     let bells = work::Bells { worker: worker_bell.clone(), work_to_do, front: front_bell };
     let (engine, news) = engine.unzip();
+    let idling = Idling { ends: ends_after.is_some(), ..Idling::default() };
+    let stops = (&draining, &hurry);
     let (worker, beside) = engine
         .clone()
         .zip(news)
-        .map(|of| work::start(&config, &store, of, bells, &metrics, &draining, &hurry))
+        .map(|of| work::start(&config, &store, of, bells, &metrics, &idling, stops))
         .unzip();
 
     let connections = TaskTracker::new();
+    let mut door = None;
     let mut url = config.public_base_url.clone();
     if let Some(finished) = finished {
         let live = config.live.clone();
@@ -220,19 +233,19 @@ async fn serve(
         if config.admin {
             open_pages(&app, &mut config).await?;
         }
-        let router = http::router(app, &config);
-        let slots = Arc::new(Semaphore::new(connection_slots(&config, open_files)));
-        for listener in listeners {
-            url = listen::address_of(&listener);
+        for listener in &listeners {
+            url = listen::address_of(listener);
             tracing::info!(address = url, "listening");
-            connections.spawn(http::server::serve(
-                listener,
-                router.clone(),
-                Arc::clone(&slots),
-                stop_serving.clone(),
-                connections.clone(),
-            ));
         }
+        let hall = Hall {
+            router: http::router(app, &config),
+            slots: Arc::new(Semaphore::new(connection_slots(&config, open_files))),
+            stop: stop_serving.clone(),
+            hang_up: watch::Sender::new(()),
+            connections: connections.clone(),
+            activity: idling.ends.then(|| idling.activity.clone()),
+        };
+        door.insert(Door::new(hall, listeners)).open();
     }
     started(Started { store: store.clone(), url }).await?;
     systemd::ready();
@@ -242,8 +255,15 @@ async fn serve(
     let pulse = beside.as_ref().map(|beside| Arc::clone(&beside.pulse));
     let tellers = Tellers::start(&store, pulse, &draining);
 
-    let outcome =
-        wait_for_the_end(worker, &mut stop_signals, &draining, &hurry, role, &config.live).await;
+    // It keeps the worker still until that has ended.
+    let mut idled = None;
+    let works = worker.is_some().then_some(&store);
+    let idle = async {
+        let Some(after) = ends_after else { return std::future::pending().await };
+        idled = Some(idle::wait(after, door, &idling, works).await);
+    };
+    let live = &config.live;
+    let outcome = wait_for_the_end(worker, &mut stop_signals, idle, stops, role, live).await;
     closing.cancel();
     stop_serving.cancel();
     connections.close();
@@ -255,7 +275,7 @@ async fn serve(
     }
     tellers.end().await;
     store.close().await;
-    tracing::info!("stopped");
+    tracing::info!("{}", if idled.is_some() { "stopped: idle" } else { "stopped" });
     outcome
 }
 

@@ -7,9 +7,10 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -18,16 +19,19 @@ use axum::{
     body::{Body, HttpBody},
     http::{HeaderValue, StatusCode, header},
 };
+use http_body::{Frame, SizeHint};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::{io::Errno, net::sockopt};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
+
+use crate::activity::{Activity, UnderWay};
 
 /// A head that is not whole by then, or an idle connection, is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,33 +58,54 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Serves connections of one socket until `stop`, then lets the open ones end.
-pub async fn serve(
-    listener: Listener,
-    router: Router,
-    slots: Arc<Semaphore>,
-    stop: CancellationToken,
-    connections: TaskTracker,
-) {
+/// What the connections of all sockets share.
+#[derive(Clone)]
+pub struct Hall {
+    /// What answers.
+    pub router: Router,
+    /// One for each connection.
+    pub slots: Arc<Semaphore>,
+    /// Cancelled when the service stops: open connections end with the answer that they wait for.
+    pub stop: CancellationToken,
+    /// The same for those that are open when something is sent, and wait for none.
+    pub hang_up: watch::Sender<()>,
+    /// All that are open.
+    pub connections: TaskTracker,
+    /// Where it matters: a connection is under way until its first request, and each request until
+    /// the end of its answer.
+    pub activity: Option<Activity>,
+}
+
+/// Serves the connections of one socket until `door` is cancelled or the service stops; gives the
+/// socket back. Every connection that was accepted is counted by then.
+pub async fn serve(listener: Listener, hall: Hall, door: CancellationToken) -> Listener {
     loop {
         let slot = tokio::select! {
-            slot = Arc::clone(&slots).acquire_owned() => slot,
-            () = stop.cancelled() => return,
+            slot = Arc::clone(&hall.slots).acquire_owned() => slot,
+            () = door.cancelled() => return listener,
+            () = hall.stop.cancelled() => return listener,
         };
-        let (router, stop_one) = (router.clone(), stop.clone());
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = door.cancelled() => return listener,
+            () = hall.stop.cancelled() => return listener,
             accepted = accept(&listener) => accepted,
         };
+        let fresh = hall.activity.as_ref().map(Activity::begin);
         match accepted {
-            Ok(Accepted::Tcp(stream, address)) => connections.spawn(async move {
-                connection(stream, Peer::Tcp(address), router, stop_one).await;
-                drop(slot);
-            }),
-            Ok(Accepted::Unix(stream)) => connections.spawn(async move {
-                connection(stream, Peer::Unix, router, stop_one).await;
-                drop(slot);
-            }),
+            Ok(Accepted::Tcp(stream, address)) => {
+                let served = connection(stream, Peer::Tcp(address), &hall, fresh);
+                hall.connections.spawn(async move {
+                    served.await;
+                    drop(slot);
+                })
+            }
+            Ok(Accepted::Unix(stream)) => {
+                let served = connection(stream, Peer::Unix, &hall, fresh);
+                hall.connections.spawn(async move {
+                    served.await;
+                    drop(slot);
+                })
+            }
             Err(error) => {
                 // Out of descriptors or memory: what is open must end first. Anything else is one
                 // client's own failure.
@@ -142,17 +167,46 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+fn connection<S>(
+    stream: S,
+    peer: Peer,
+    hall: &Hall,
+    fresh: Option<UnderWay>,
+) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (router, activity) = (hall.router.clone(), hall.activity.clone());
+    // From here on, not from when it is first looked at.
+    let (stop, mut hang_up) = (hall.stop.clone(), hall.hang_up.subscribe());
+    let stopping = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = hang_up.changed() => {}
+        }
+    };
+    serve_connection(stream, peer, router, (activity, fresh), stopping)
+}
+
+async fn serve_connection<S>(
+    stream: S,
+    peer: Peer,
+    router: Router,
+    (activity, fresh): (Option<Activity>, Option<UnderWay>),
+    stopping: impl Future<Output = ()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let known = Arc::new(AtomicBool::new(false));
+    let fresh = Mutex::new(fresh);
     let is_known = Arc::clone(&known);
     let service = service_fn(move |request: Request<Incoming>| {
         let is_known = Arc::clone(&is_known);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let has_body = !request.body().is_end_stream();
+        let under_way = activity.as_ref().map(Activity::begin);
+        fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
         let answer = router.clone().oneshot(request);
         Box::pin(async move {
             let mut answer = answer.await.map_err(|never: Infallible| match never {})?;
@@ -164,7 +218,10 @@ where
                 is_known.store(known, Ordering::Relaxed);
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(match under_way {
+                Some(under_way) => answer.map(|body| Body::new(Held { body, under_way })),
+                None => answer,
+            })
         })
     });
     let mut connection = Some(
@@ -175,14 +232,17 @@ where
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service),
     );
-    let mut stopping = Box::pin(stop.cancelled());
+    let mut stopping = std::pin::pin!(stopping);
     let mut told = false;
     let ended = std::future::poll_fn(|context| {
-        let Some(open) = connection.as_mut() else { return std::task::Poll::Ready(Ok(())) };
-        if !told && stopping.as_mut().poll(context).is_ready() {
-            told = true;
-            Pin::new(&mut *open).graceful_shutdown();
+        let Some(open) = connection.as_mut() else { return Poll::Ready(Ok(())) };
+        // What has come already is answered.
+        let ended = open.poll_without_shutdown(context);
+        if ended.is_ready() || told || stopping.as_mut().poll(context).is_pending() {
+            return ended;
         }
+        told = true;
+        Pin::new(&mut *open).graceful_shutdown();
         open.poll_without_shutdown(context)
     })
     .await;
@@ -196,6 +256,33 @@ where
             (LINGER_BYTES, LINGER)
         };
         linger(connection.into_parts().io.into_inner(), bytes, time).await;
+    }
+}
+
+/// An answer that is under way until its last byte is handed on.
+struct Held {
+    body: Body,
+    #[expect(dead_code, reason = "it ends with the body")]
+    under_way: UnderWay,
+}
+
+impl HttpBody for Held {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::is_job_id;
 
@@ -80,6 +80,7 @@ impl Doorbell {
 /// The end that listens.
 pub struct Listener {
     receiver: mpsc::Receiver<Ring>,
+    ears: Option<Ears>,
 }
 
 impl Listener {
@@ -87,13 +88,41 @@ impl Listener {
     pub async fn recv(&mut self) -> Option<Ring> {
         self.receiver.recv().await
     }
+
+    /// What reads the socket, where this is one.
+    pub(super) fn take_ears(&mut self) -> Option<Ears> {
+        self.ears.take()
+    }
+}
+
+/// What reads a socket, also for who waits at the [`Listener`]. Closed, it leaves what is rung in
+/// the socket.
+pub(super) struct Ears {
+    socket: Arc<tokio::net::UnixDatagram>,
+    sender: mpsc::Sender<Ring>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl Ears {
+    /// When this resolves, nothing is read any more.
+    pub(super) async fn close(&mut self) {
+        let Some(reading) = self.reading.take() else { return };
+        // What it has read it has handed on: it waits for nothing in between.
+        reading.abort();
+        let _ = reading.await;
+    }
+
+    pub(super) fn open(&mut self) {
+        let (socket, sender) = (Arc::clone(&self.socket), self.sender.clone());
+        self.reading.get_or_insert_with(|| tokio::spawn(read(socket, sender)));
+    }
 }
 
 /// A bell within this process.
 #[must_use]
 pub fn local() -> (Doorbell, Listener) {
     let (sender, receiver) = mpsc::channel(WAITING);
-    (Doorbell::Local(sender), Listener { receiver })
+    (Doorbell::Local(sender), Listener { receiver, ears: None })
 }
 
 /// Listens at a socket; one that a dead process left there is replaced.
@@ -113,30 +142,33 @@ pub fn listen_at(socket: UnixDatagram) -> io::Result<Listener> {
 
 fn hear(socket: tokio::net::UnixDatagram) -> Listener {
     let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let mut payload = [0; 64];
-        loop {
-            let length = match socket.recv(&mut payload).await {
-                Ok(length) => length,
-                Err(error) => {
-                    tracing::error!(%error, "the doorbell can't be heard");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            };
-            let ring = match std::str::from_utf8(&payload[..length]) {
-                Ok(id) if is_job_id(id) => Ring::Job(id.to_owned()),
-                Ok(ORDER) => Ring::Order,
-                Ok(text) => match text.strip_prefix(PHASE).filter(|id| is_job_id(id)) {
-                    Some(id) => Ring::Phase(id.to_owned()),
-                    None => Ring::Any,
-                },
-                Err(_) => Ring::Any,
-            };
-            if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(ring) {
-                return;
+    let mut ears = Ears { socket: Arc::new(socket), sender, reading: None };
+    ears.open();
+    Listener { receiver, ears: Some(ears) }
+}
+
+async fn read(socket: Arc<tokio::net::UnixDatagram>, sender: mpsc::Sender<Ring>) {
+    let mut payload = [0; 64];
+    loop {
+        let length = match socket.recv(&mut payload).await {
+            Ok(length) => length,
+            Err(error) => {
+                tracing::error!(%error, "the doorbell can't be heard");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
             }
+        };
+        let ring = match std::str::from_utf8(&payload[..length]) {
+            Ok(id) if is_job_id(id) => Ring::Job(id.to_owned()),
+            Ok(ORDER) => Ring::Order,
+            Ok(text) => match text.strip_prefix(PHASE).filter(|id| is_job_id(id)) {
+                Some(id) => Ring::Phase(id.to_owned()),
+                None => Ring::Any,
+            },
+            Err(_) => Ring::Any,
+        };
+        if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(ring) {
+            return;
         }
-    });
-    Listener { receiver }
+    }
 }

@@ -7,6 +7,7 @@
 
 pub mod bell;
 mod finish;
+pub mod pause;
 pub mod pulse;
 mod recover;
 mod run;

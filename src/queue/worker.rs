@@ -16,11 +16,13 @@ use uuid::Uuid;
 
 use super::{
     bell::{Doorbell, Listener, Ring},
+    pause::Pause,
     pulse::Pulse,
     recover, run,
     slots::Slots,
 };
 use crate::{
+    activity::{Activity, UnderWay},
     codex::Engine,
     config::Live,
     images,
@@ -61,6 +63,10 @@ pub struct Workshop {
     pub front_bell: Doorbell,
     /// Notified when the operator asks something.
     pub orders: Arc<Notify>,
+    /// Every job that is worked on is under way.
+    pub activity: Activity,
+    /// By this it can be asked to keep still.
+    pub pause: Pause,
     /// Seconds that Codex took.
     pub on_turn: TurnObserver,
     /// How jobs end.
@@ -91,15 +97,18 @@ pub(super) struct Worker {
 /// Waits first until no other worker works on the same state: the lock is freed by the system
 /// when a process dies, so whatever is still marked as running then is abandoned. Only then it
 /// begins to listen to `bell`: the other's must not be taken from it, and what it knew is now told.
+/// `beginning` is under way until then, and until what was left is taken over.
 pub async fn work(
     shop: Workshop,
     lock_file: &Path,
     bell: impl AsyncFnOnce() -> io::Result<Listener>,
+    beginning: UnderWay,
     drain: CancellationToken,
     hurry: CancellationToken,
 ) -> io::Result<()> {
     let Some(_lock) = become_the_only_one(lock_file, &drain).await? else { return Ok(()) };
     let mut bell = bell().await?;
+    let ears = bell.take_ears();
     let slots = Arc::new(Slots::new(&shop.live, shop.engine.capacity()));
     let worker = Arc::new(Worker {
         shop,
@@ -127,7 +136,8 @@ pub async fn work(
 
     worker.shop.pulse.beat();
     worker.take_over(true).await;
-    Arc::clone(&worker).claim_jobs(&drain).await;
+    drop(beginning);
+    worker.claim_with_pauses(ears, &drain).await;
     worker.shop.pulse.stop();
     let grace = worker.shop.live.now().shutdown_grace;
 
@@ -156,7 +166,7 @@ pub async fn work(
 
 impl Worker {
     /// Claims a job whenever a slot is free and a job waits, until `drain` is cancelled.
-    async fn claim_jobs(self: Arc<Self>, drain: &CancellationToken) {
+    pub(super) async fn claim_jobs(self: Arc<Self>, drain: &CancellationToken) {
         loop {
             let slot = self.slots.acquire_alive(&self.shop.pulse, TICK);
             let slot = drain.run_until_cancelled(slot).await;
@@ -193,8 +203,9 @@ impl Worker {
     }
 
     fn start(self: &Arc<Self>, claim: Claim, slot: OwnedSemaphorePermit) {
-        let worker = Arc::clone(self);
+        let (worker, under_way) = (Arc::clone(self), self.shop.activity.begin());
         self.tasks.spawn(async move {
+            let _under_way = under_way;
             let enlisted = Enlisted::new(&worker, &claim.id);
             run::job(&worker, &claim, slot, &enlisted.cancelled).await;
         });
@@ -205,8 +216,9 @@ impl Worker {
         match self.shop.store.take_over(&self.owner, lease_ms(), all).await {
             Ok(claims) => {
                 for claim in claims {
-                    let worker = Arc::clone(self);
+                    let (worker, under_way) = (Arc::clone(self), self.shop.activity.begin());
                     self.tasks.spawn(async move {
+                        let _under_way = under_way;
                         let enlisted = Enlisted::new(&worker, &claim.id);
                         // It may wait for a Codex that outlives its service, however long that
                         // takes. A stop does not: the next start looks again.

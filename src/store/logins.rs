@@ -213,6 +213,18 @@ impl Store {
         Ok(())
     }
 
+    /// Was its token renewed since then?
+    pub async fn was_rotated_since(&self, login: &str, since: i64) -> Result<bool, StoreError> {
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT 1 FROM login_events WHERE login = ? AND what = 'rotated' AND at > ? LIMIT 1",
+        )
+        .bind(login)
+        .bind(since)
+        .fetch_optional(&self.read)
+        .await?;
+        Ok(found.is_some())
+    }
+
     /// The newest lines of the audit trail, the oldest of them first.
     pub async fn login_trail(
         &self,
@@ -326,6 +338,17 @@ mod tests {
         let (woken, newest) = store.woken_since(before).await.unwrap();
         assert_eq!(woken, ["one"]);
         assert_eq!(store.woken_since(newest).await.unwrap(), (Vec::new(), newest));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_is_known_by_the_trail() {
+        let (_dir, store) = store().await;
+        let before = now() - 1;
+        store.note_login("one", "rotated", "").await.unwrap();
+        store.note_login("two", "tested", "").await.unwrap();
+        assert!(store.was_rotated_since("one", before).await.unwrap());
+        assert!(!store.was_rotated_since("one", now()).await.unwrap());
+        assert!(!store.was_rotated_since("two", before).await.unwrap());
     }
 
     #[tokio::test]

@@ -42,18 +42,19 @@ impl StopSignals {
     }
 }
 
-/// Until a signal, or until the worker fails; then until the worker has drained.
+/// Until a signal, until it is `idle`, or until the worker fails; then until the worker has drained.
 pub(super) async fn wait_for_the_end(
     worker: Option<tokio::task::JoinHandle<io::Result<()>>>,
     signals: &mut StopSignals,
-    draining: &CancellationToken,
-    hurry: &CancellationToken,
+    idle: impl Future<Output = ()>,
+    (draining, hurry): (&CancellationToken, &CancellationToken),
     role: Role,
     live: &Live,
 ) -> Result<(), Error> {
     let mut worker = worker;
     let early = tokio::select! {
         () = signals.next() => None,
+        () = idle => None,
         ended = async {
             match worker.as_mut() {
                 Some(worker) => worker.await,

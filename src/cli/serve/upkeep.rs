@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    activity::Activity,
     codex::Engine,
     retention::{Cause, Cleaner},
     store::{self, Store},
@@ -24,6 +25,7 @@ pub(super) fn report_problems(engine: &dyn Engine) {
 pub(super) fn clean_up_regularly(
     interval: Option<Duration>,
     cleaner: Arc<Cleaner>,
+    activity: Activity,
     draining: CancellationToken,
     tasks: &TaskTracker,
 ) {
@@ -39,6 +41,7 @@ pub(super) fn clean_up_regularly(
                 () = draining.cancelled() => return,
                 report = async {
                     tick.tick().await;
+                    let _under_way = activity.begin();
                     tell_next(&cleaner.store, Some(interval)).await;
                     cleaner.run_and_note(Cause::Schedule, false).await
                 } => report,

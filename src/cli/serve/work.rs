@@ -11,12 +11,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{bells::WorkBell, upkeep};
 use crate::{
+    activity::Activity,
     codex::Engine,
     config::{Config, EngineChoice},
     logins::{self, News, Wanted},
     orders::Orders,
     queue::{
         bell::Doorbell,
+        pause::Pause,
         pulse::Pulse,
         worker::{self, Workshop},
     },
@@ -46,6 +48,17 @@ pub(super) struct Beside {
     keeping: CancellationToken,
 }
 
+/// What tells whether a worker may end, and lets it.
+#[derive(Default)]
+pub(super) struct Idling {
+    /// What is under way.
+    pub(super) activity: Activity,
+    /// Keeps the worker still.
+    pub(super) pause: Pause,
+    /// It is going to end as soon as it has nothing to do.
+    pub(super) ends: bool,
+}
+
 /// Starts the worker and what belongs to it.
 pub(super) fn start(
     config: &Config,
@@ -53,15 +66,23 @@ pub(super) fn start(
     (engine, news): (Arc<dyn Engine>, News),
     bells: Bells,
     metrics: &Arc<Metrics>,
-    draining: &CancellationToken,
-    hurry: &CancellationToken,
+    idling: &Idling,
+    (draining, hurry): (&CancellationToken, &CancellationToken),
 ) -> (JoinHandle<io::Result<()>>, Beside) {
+    let activity = &idling.activity;
     let (tasks, keeping) = (TaskTracker::new(), CancellationToken::new());
     // Something about a login may have changed; an order was given; this worker is the only one.
     let (changed, given) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (on_duty, duty) = watch::channel(false);
     if config.codex_keep_alive && config.codex_engine != EngineChoice::Exec {
-        tasks.spawn(logins::keep_alive(Arc::clone(&engine), draining.clone()));
+        tasks.spawn(logins::keep_alive(
+            store.clone(),
+            Arc::clone(&engine),
+            duty.clone(),
+            activity.clone(),
+            idling.ends,
+            draining.clone(),
+        ));
     }
     let keeper = tokio::spawn(logins::keep(
         store.clone(),
@@ -74,7 +95,13 @@ pub(super) fn start(
     upkeep::report_problems(engine.as_ref());
     let cleaner = Arc::new(Cleaner::new(config, store.clone(), Arc::clone(&engine)));
     let interval = config.cleanup_interval;
-    upkeep::clean_up_regularly(interval, Arc::clone(&cleaner), draining.clone(), &tasks);
+    upkeep::clean_up_regularly(
+        interval,
+        Arc::clone(&cleaner),
+        activity.clone(),
+        draining.clone(),
+        &tasks,
+    );
     let orders = Orders {
         store: store.clone(),
         engine: Arc::clone(&engine),
@@ -82,16 +109,18 @@ pub(super) fn start(
         bell: bells.worker,
         given: Arc::clone(&given),
         changed: Arc::clone(&changed),
+        activity: activity.clone(),
     };
     let (begin, first) = oneshot::channel();
     tasks.spawn(orders.carry_out(first, draining.clone()));
     let told = Arc::clone(&engine);
-    tasks.spawn(tell::front(store.clone(), told, changed, duty, draining.clone()));
+    let beginning = activity.begin();
+    tasks.spawn(tell::front(store.clone(), told, changed, duty, beginning, draining.clone()));
 
-    let shop = workshop(config, store, Arc::clone(&engine), bells.front, given, metrics);
+    let shop = workshop(config, store, Arc::clone(&engine), bells.front, given, metrics, idling);
     let pulse = Arc::clone(&shop.pulse);
     let (heard, lock) = (bells.work_to_do, config.worker_lock());
-    let (draining, hurry) = (draining.clone(), hurry.clone());
+    let (draining, hurry, beginning) = (draining.clone(), hurry.clone(), activity.begin());
     let worker = tokio::spawn(async move {
         let Some(heard) = heard else { return Ok(()) };
         let (store, engine) = (shop.store.clone(), Arc::clone(&shop.engine));
@@ -103,7 +132,7 @@ pub(super) fn start(
             let _ = begin.send(wanted);
             heard.listen()
         };
-        worker::work(shop, &lock, bell, draining, hurry).await
+        worker::work(shop, &lock, bell, beginning, draining, hurry).await
     });
     (worker, Beside { pulse, engine, tasks, keeper, keeping })
 }
@@ -127,6 +156,7 @@ fn workshop(
     front_bell: Doorbell,
     orders: Arc<Notify>,
     metrics: &Arc<Metrics>,
+    idling: &Idling,
 ) -> Workshop {
     let (turns, jobs) = (Arc::clone(metrics), Arc::clone(metrics));
     Workshop {
@@ -138,6 +168,8 @@ fn workshop(
         references_dir: config.references_dir(),
         front_bell,
         orders,
+        activity: idling.activity.clone(),
+        pause: idling.pause.clone(),
         on_turn: Arc::new(move |took| turns.codex_ran(took)),
         on_final: Arc::new(move |state, code| jobs.job_finished(state, code)),
         pulse: Arc::new(Pulse::new(worker::LONGEST_TURN)),
