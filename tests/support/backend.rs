@@ -111,7 +111,11 @@ pub struct Backend {
 impl Backend {
     /// Starts one on a free port of 127.0.0.1.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// Starts one on a socket that listens on 127.0.0.1, perhaps in another network namespace.
+    pub fn at(listener: TcpListener) -> Self {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared { state: Mutex::default(), held: watch::Sender::new(false) });
