@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod nginx;
 mod notice;
+mod on_demand;
 mod overhead;
 mod pages;
 mod routes;
@@ -45,8 +46,13 @@ struct Measurement {
     run: fn() -> Result<Vec<Row>, String>,
 }
 
-const ALL: [Measurement; 15] = [
+const ALL: [Measurement; 16] = [
     Measurement { name: "start", what: "from the start to the first 200", run: start::rows },
+    Measurement {
+        name: "on-demand",
+        what: "from a connection to the first byte, nothing running",
+        run: on_demand::rows,
+    },
     Measurement { name: "rss", what: "memory when idle", run: memory::idle },
     Measurement { name: "health", what: "/health a second", run: routes::health },
     Measurement { name: "poll", what: "polls of a job a second", run: routes::poll },
