@@ -553,10 +553,14 @@ fn systemd_is_told() {
     let path = short.path().join("n");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(support::PATIENCE)).unwrap();
-    let told = || {
+    // What is told of how it stands comes in between.
+    let told = || loop {
         let mut message = [0; 4096];
         let length = manager.recv(&mut message).unwrap();
-        String::from_utf8(message[..length].to_vec()).unwrap()
+        let message = String::from_utf8(message[..length].to_vec()).unwrap();
+        if !message.starts_with("STATUS=") {
+            return message;
+        }
     };
     service.set("NOTIFY_SOCKET", &path);
     service.spawn();
