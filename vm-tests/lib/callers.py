@@ -41,6 +41,7 @@ def call(number):
                 report["sent_away"] += 1
                 report["without_job"] += "X-Job-Id" not in error.headers
                 report["retry_after"].append(error.headers["Retry-After"])
+            error.close()
             time.sleep(float(error.headers["Retry-After"]))
 
 
