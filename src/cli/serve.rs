@@ -187,6 +187,8 @@ async fn serve(
     state_dir::make(&config, role != Role::All)?;
     let open_files = limits::raise_descriptor_limit();
     let mut stop_signals = StopSignals::new()?;
+    // Of a terminal that is closed the signal means what it means to everything that runs there.
+    let reload = reload.filter(|_| !io::stdin().is_terminal());
     let hangup = reload.map(Reload::listen).transpose()?;
     let ends_after = config.idle_exit.filter(|_| !passed.is_empty());
     if ends_after != config.idle_exit {
