@@ -49,6 +49,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// for an answer, and would take a reset for a broken network, and try again.
 const KNOWN_LINGER_BYTES: u64 = 128 * 1024 * 1024;
 const KNOWN_LINGER: Duration = Duration::from_secs(10);
+/// The same where nothing was left unread: a client that is just sending its next request.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// A socket that accepts.
 pub enum Listener {
@@ -197,25 +199,27 @@ async fn serve_connection<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let known = Arc::new(AtomicBool::new(false));
+    let farewell = Arc::new(Mutex::new(Farewell::Parting));
     let fresh = Mutex::new(fresh);
-    let is_known = Arc::clone(&known);
+    let said = Arc::clone(&farewell);
     let service = service_fn(move |request: Request<Incoming>| {
-        let is_known = Arc::clone(&is_known);
-        let mut request = request.map(Body::new);
+        let farewell = Arc::clone(&said);
+        let is_read = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let read = Arc::clone(&is_read);
+        let mut request = request.map(|body| Body::new(Taken { body, is_read }));
         request.extensions_mut().insert(peer);
-        let has_body = !request.body().is_end_stream();
         let under_way = activity.as_ref().map(Activity::begin);
         fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
         let answer = router.clone().oneshot(request);
         Box::pin(async move {
             let mut answer = answer.await.map_err(|never: Infallible| match never {})?;
-            // Refused, maybe before all of the body was read: the connection ends with this
-            // answer, and the client must not send its next request into the void.
-            if has_body && !answer.status().is_success() {
+            // Refused before all of the body was read: the connection ends with this answer, and the
+            // client must not send its next request into the void.
+            if !read.load(Ordering::Relaxed) && !answer.status().is_success() {
                 let known = is_told_to_known_callers(answer.status())
                     && answer.extensions().get::<ToStranger>().is_none();
-                is_known.store(known, Ordering::Relaxed);
+                let how = if known { Farewell::Known } else { Farewell::Stranger };
+                *farewell.lock().unwrap_or_else(PoisonError::into_inner) = how;
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(match under_way {
@@ -250,12 +254,54 @@ async fn serve_connection<S>(
         tracing::debug!(%error, "a connection broke");
     }
     if let Some(connection) = connection {
-        let (bytes, time) = if known.load(Ordering::Relaxed) {
-            (KNOWN_LINGER_BYTES, KNOWN_LINGER)
-        } else {
-            (LINGER_BYTES, LINGER)
+        let farewell = *farewell.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, time) = match farewell {
+            Farewell::Known => (KNOWN_LINGER_BYTES, KNOWN_LINGER),
+            Farewell::Stranger => (LINGER_BYTES, LINGER),
+            Farewell::Parting => (LINGER_BYTES, PARTING),
         };
         linger(connection.into_parts().io.into_inner(), bytes, time).await;
+    }
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy)]
+enum Farewell {
+    /// With nothing left unread.
+    Parting,
+    /// In the middle of a stranger's body.
+    Stranger,
+    /// In the middle of a body of a caller with a key.
+    Known,
+}
+
+/// A request's body that tells when all of it has been read.
+struct Taken {
+    body: Incoming,
+    is_read: Arc<AtomicBool>,
+}
+
+impl HttpBody for Taken {
+    type Data = bytes::Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.is_read.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
