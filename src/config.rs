@@ -28,7 +28,7 @@ pub use self::{
     error::{ConfigError, Problem},
     live::{Changeable, Differences, Live},
     shown::Resolved,
-    sources::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, Origin, Sources},
+    sources::{CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, ENV_FILE_VARIABLE, Origin, Sources},
     table::{SETTINGS, Setting},
 };
 
@@ -116,6 +116,8 @@ pub struct Config {
     pub database: PathBuf,
     pub generated_dir: PathBuf,
     pub codex_workdir: PathBuf,
+    /// Folder of the homes in which app-servers run; see `codex::shadow`.
+    pub codex_state_dir: PathBuf,
     /// Folder of the doorbells.
     pub run_dir: PathBuf,
     /// Without a slash at the end.
@@ -183,6 +185,7 @@ impl Config {
             database: dir.join(resolve::DATABASE),
             generated_dir: dir.join(resolve::GENERATED),
             codex_workdir: dir.join(resolve::WORK),
+            codex_state_dir: dir.join(resolve::CODEX),
             run_dir: dir.join(resolve::RUN),
             public_base_url,
             admin_url_prefix: String::new(),
@@ -221,12 +224,6 @@ impl Config {
     #[must_use]
     pub fn thumbnails_dir(&self) -> PathBuf {
         self.state_dir.join("thumbnails")
-    }
-
-    /// Folder of the homes in which app-servers run; see `codex::shadow`.
-    #[must_use]
-    pub fn shadows_dir(&self) -> PathBuf {
-        self.state_dir.join("codex")
     }
 
     /// The lock that a worker holds for as long as it lives.
@@ -367,6 +364,7 @@ mod tests {
             database,
             generated_dir,
             codex_workdir,
+            codex_state_dir,
             run_dir,
             public_base_url,
             admin_url_prefix,
@@ -399,6 +397,7 @@ mod tests {
         assert_eq!(demo.database, database);
         assert_eq!(demo.generated_dir, generated_dir);
         assert_eq!(demo.codex_workdir, codex_workdir);
+        assert_eq!(demo.codex_state_dir, codex_state_dir);
         assert_eq!(demo.run_dir, run_dir);
         assert_eq!(demo.public_base_url, public_base_url);
         assert_eq!(demo.admin_url_prefix, admin_url_prefix);

@@ -93,6 +93,13 @@ fn each_form_wins_over_the_one_below_it() {
 
     let dotenv = bench.write(".env", "GENERATION_QUEUE_MAX_SIZE=52\n");
     assert_eq!(bench.setting(&[], &args, name), pair("52", dotenv));
+    let none = [("CODEX_IMAGE_SERVICE_ENV_FILE", "")];
+    assert_eq!(bench.setting(&none, &args, name).0, "51");
+    let other = bench.write("other.env", "GENERATION_QUEUE_MAX_SIZE=56\n");
+    let another = [("CODEX_IMAGE_SERVICE_ENV_FILE", "other.env")];
+    assert_eq!(bench.setting(&another, &args, name), pair("56", other));
+    let missing = [("CODEX_IMAGE_SERVICE_ENV_FILE", "missing.env")];
+    assert!(bench.complaint(&missing, &args).contains("DIR/missing.env"));
 
     let set = [(name, "53")];
     assert_eq!(bench.setting(&set, &args, name), pair("53", "environment"));
@@ -337,6 +344,7 @@ SOMETHING_ELSE=1
     DATABASE_URL sqlite:///DIR/data/app.db DIR/.env
     GENERATED_DIR DIR/data/generated DIR/.env
     CODEX_WORKDIR DIR/data/workdir DIR/.env
+    CODEX_STATE_DIR /home/nobody/.local/state/codex-image-service/codex default, from STATE_DIR
     RUN_DIR /home/nobody/.local/state/codex-image-service/run default, from STATE_DIR
     PUBLIC_BASE_URL https://images.example.com/codex-image DIR/.env
     ADMIN_URL_PREFIX /codex-image DIR/.env

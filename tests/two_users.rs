@@ -302,6 +302,42 @@ fn in_one_that_a_command_makes() {
 }
 
 #[test]
+fn what_the_front_puts_there_leads_the_worker_nowhere() {
+    let Some(mut place) = Place::new() else { return };
+    place.start(FRONT);
+    wait_for("the front", || place.endpoint.request("GET", "/health", &[], None).ok());
+    let key = place.key();
+    let bearer = format!("Bearer {key}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let body = json!({"prompt": "a kite"}).to_string();
+    let reply = place.endpoint.request("POST", "/v1/images/jobs", &headers, Some(body.as_bytes()));
+    let id = reply.unwrap().expect(202).json()["id"].as_str().unwrap().to_owned();
+
+    // A front that somebody took over knows the job, and where the worker will write.
+    let login = place.home().join("auth.json");
+    let before = fs::read(&login).unwrap();
+    let work = place.state().join("work").join(&id);
+    let script = "for turn in 0-1 0-2 0-3; do mkdir -p $1/$turn; \
+                  for file in login events.jsonl stderr.txt; do ln -s $2 $1/$turn/$file; done; done";
+    let arguments = ["-c", script, "sh", work.to_str().unwrap(), login.to_str().unwrap()];
+    let made = place.command(FRONT, Path::new("/bin/sh"), &arguments).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+
+    place.start(WORKER);
+    let job = wait_for("the end of the job", || {
+        let path = format!("/v1/images/jobs/{id}");
+        let job = place.endpoint.request("GET", &path, &headers, None).ok()?.json();
+        (job["status"] != "queued" && job["status"] != "running").then_some(job)
+    });
+    assert_eq!(job["status"], "failed", "{job}");
+    assert_eq!(fs::read(&login).unwrap(), before);
+    let log = fs::read_to_string(place.path("worker.log")).unwrap();
+    assert!(log.contains("is another user's"), "{log}");
+    // The next job is drawn.
+    place.draw(&key);
+}
+
+#[test]
 fn a_front_that_may_not_write_is_not_ready() {
     let Some(mut place) = Place::new() else { return };
     place.start(WORKER);

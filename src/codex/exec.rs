@@ -4,9 +4,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{self, Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use super::{
     locate,
     locate::Program,
     login::{Lease, Logins, Verdict},
-    prompt, run, salvage, shadow,
+    own, prompt, run, salvage, shadow,
     spawn::{self, Launch, Spawner},
     versions::{self, Version},
 };
@@ -37,7 +37,7 @@ const STDERR: &str = "stderr.txt";
 /// The label of the login, so that recovery knows whose lock to wait for even when the run ended
 /// before it had a thread.
 pub(super) const LOGIN: &str = "login";
-pub(super) const CWD: &str = "cwd";
+const CWD: &str = "cwd";
 /// The error that explains a run stands at the end.
 const STDERR_READ: u64 = 256 * 1024;
 /// By so much may a file in the home grow: a picture has a few MB, but the databases of a home
@@ -67,7 +67,7 @@ impl ExecEngine {
             logins: Logins::new(&config.codex_homes, observer, config.live.clone()),
             live: config.live.clone(),
             spawner: Arc::new(Spawner::new()?),
-            shadows: config.shadows_dir(),
+            shadows: config.codex_state_dir.clone(),
         })
     }
 
@@ -262,8 +262,7 @@ fn prepare(
 ) -> Result<(Launch, Follower), Failure> {
     let failed = |error: io::Error| not_begun(turn, lease, &error, "a run cannot be prepared");
     let dir = path::absolute(&turn.dir).map_err(failed)?;
-    let cwd = dir.join(CWD);
-    DirBuilder::new().recursive(true).mode(0o700).create(&cwd).map_err(failed)?;
+    let cwd = place(&dir).map_err(failed)?;
     let home = &lease.home().path;
     let references = &turn.references;
     let command = command::command(&Run {
@@ -296,6 +295,15 @@ fn prepare(
     };
     let launch = launch().map_err(failed)?;
     Ok((launch, Follower::new(&events, &stderr).map_err(failed)?))
+}
+
+/// Makes a turn's own folder, in that of its job, and gives the one in it where Codex works.
+pub(super) fn place(dir: &Path) -> io::Result<PathBuf> {
+    let cwd = dir.join(CWD);
+    dir.parent().map_or(Ok(()), own::folder)?;
+    own::folder(dir)?;
+    own::folder(&cwd)?;
+    Ok(cwd)
 }
 
 fn largest_in(dir: &Path) -> io::Result<u64> {

@@ -16,6 +16,7 @@ mod follow;
 mod harvest;
 mod locate;
 mod login;
+mod own;
 mod painter;
 mod prompt;
 mod quota;
@@ -271,7 +272,7 @@ pub fn seed_logins(config: &Config, credentials: Option<&Path>) {
     if let Some(credentials) = credentials
         && config.codex_engine != EngineChoice::Demo
     {
-        login::seed_all(&config.codex_homes, &config.shadows_dir(), credentials);
+        login::seed_all(&config.codex_homes, &config.codex_state_dir, credentials);
     }
 }
 
@@ -291,5 +292,5 @@ pub fn check_folders(config: &Config) -> io::Result<()> {
         return Ok(());
     }
     let mut homes = config.codex_homes.iter();
-    homes.try_for_each(|home| shadow::check(&config.shadows_dir(), &home.path))
+    homes.try_for_each(|home| shadow::check(&config.codex_state_dir, &home.path))
 }

@@ -4,13 +4,14 @@
 //! one file: Codex writes through the link, in every version tried (0.122 to 0.169).
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::{DirBuilderExt, symlink},
+    fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest, Sha256};
+
+use super::own;
 
 const AUTH: &str = "auth.json";
 
@@ -31,7 +32,7 @@ pub(super) fn check(base: &Path, home: &Path) -> io::Result<()> {
     let shadow = path(base, home);
     let folder = if shadow.is_dir() { &shadow } else { base };
     let probe = folder.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let made = own::folder(folder);
     let tried =
         made.and_then(|()| fs::File::create_new(&probe)).and_then(|_| fs::remove_file(&probe));
     tried.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
@@ -40,7 +41,8 @@ pub(super) fn check(base: &Path, home: &Path) -> io::Result<()> {
 /// Makes it, or puts right what is there. To be called under the login's lock.
 pub(super) fn prepare(base: &Path, home: &Path) -> io::Result<PathBuf> {
     let shadow = path(base, home);
-    DirBuilder::new().recursive(true).mode(0o700).create(&shadow)?;
+    own::folder(base)?;
+    own::folder(&shadow)?;
     sweep(&shadow);
     let (link, auth) = (shadow.join(AUTH), home.join(AUTH));
     match fs::symlink_metadata(&link) {

@@ -13,7 +13,7 @@ use std::{
 use super::{
     dotenv,
     error::{HIDDEN, Problem, nearest, quoted},
-    sources::{CONFIG_FILE_VARIABLE, Origin, Sources},
+    sources::{CONFIG_FILE_VARIABLE, ENV_FILE_VARIABLE, Origin, Sources},
     table::{SETTINGS, Setting},
 };
 
@@ -68,12 +68,20 @@ impl Layers {
             config: toml::Table::new(),
             credentials_dir: sources.credentials_dir.clone(),
         };
-        match read(&layers.dotenv_path) {
+        let named = sources.environment.get(ENV_FILE_VARIABLE);
+        if let Some(other) = named {
+            layers.dotenv_path = sources.working_dir.join(other);
+        }
+        let read = match named {
+            Some(none) if none.is_empty() => Ok(String::new()),
+            _ => read(&layers.dotenv_path),
+        };
+        match read {
             Ok(text) => {
                 let pairs = dotenv::parse(&text).into_iter();
                 layers.dotenv = pairs.map(|(name, value)| (name, value.into())).collect();
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => {}
             Err(error) => problems.push(unreadable(&layers.dotenv_path, &error)),
         }
         layers.open_config(sources, problems);

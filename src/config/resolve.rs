@@ -16,6 +16,8 @@ use super::{
 pub(super) const DATABASE: &str = "codex-image-service.db";
 /// `GENERATED_DIR` in `STATE_DIR`.
 pub(super) const GENERATED: &str = "generated";
+/// `CODEX_STATE_DIR` in `STATE_DIR`.
+pub(super) const CODEX: &str = "codex";
 /// `CODEX_WORKDIR` in `STATE_DIR`.
 pub(super) const WORK: &str = "work";
 /// `RUN_DIR` in `STATE_DIR`.
@@ -65,10 +67,8 @@ impl Resolver {
             |_, _| below(DATABASE).map(|(path, origin)| (SqliteFile(path), origin)),
         );
         let generated_dir = self.take_or(&t::GENERATED_DIR, parse::path, |_, _| below(GENERATED));
-        let codex_workdir = self.take_or(&t::CODEX_WORKDIR, parse::codex_visible, |_, _| {
-            let (path, origin) = below(WORK)?;
-            Ok((parse::without_comma(path)?, origin))
-        });
+        let codex_workdir = self.codex_folder(&t::CODEX_WORKDIR, state_dir.as_ref(), WORK);
+        let codex_state_dir = self.codex_folder(&t::CODEX_STATE_DIR, state_dir.as_ref(), CODEX);
         let run_dir = self.take_or(&t::RUN_DIR, parse::path, |_, _| below(RUN));
         let public_base_url = self.take(&t::PUBLIC_BASE_URL, |raw, _| parse::public_base_url(raw));
         let admin_url_prefix = self.take(&t::ADMIN_URL_PREFIX, |raw, _| parse::url_prefix(raw));
@@ -124,6 +124,7 @@ impl Resolver {
             database: database?.0,
             generated_dir: generated_dir?,
             codex_workdir: codex_workdir?,
+            codex_state_dir: codex_state_dir?,
             run_dir: run_dir?,
             public_base_url: public_base_url?,
             admin_url_prefix: admin_url_prefix?,
@@ -149,6 +150,21 @@ impl Resolver {
             live: Live::new(changeable, resolved.clone()),
             resolved,
             variables: self.layers.variables(),
+        })
+    }
+
+    /// A folder that Codex sees, by itself of this name in `STATE_DIR`.
+    fn codex_folder(
+        &mut self,
+        setting: &'static Setting,
+        state_dir: Option<&PathBuf>,
+        name: &str,
+    ) -> Option<PathBuf> {
+        self.take_or(setting, parse::codex_visible, |_, _| match state_dir {
+            Some(state) => {
+                Ok((parse::without_comma(state.join(name))?, Origin::Derived("STATE_DIR")))
+            }
+            None => Err(None),
         })
     }
 

@@ -10,6 +10,10 @@ pub const DEFAULT_CONFIG_FILE: &str = "/etc/codex-image-service/config.toml";
 /// The environment variable that names another.
 pub const CONFIG_FILE_VARIABLE: &str = "CODEX_IMAGE_SERVICE_CONFIG";
 
+/// The environment variable that names another file than the `.env` of the working directory; empty,
+/// none is read, for commands that run in somebody else's folder.
+pub const ENV_FILE_VARIABLE: &str = "CODEX_IMAGE_SERVICE_ENV_FILE";
+
 /// Everything that settings are read from.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {

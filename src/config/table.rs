@@ -179,6 +179,9 @@ settings! {
     CODEX_WORKDIR = Derived("work in STATE_DIR"),
         Words("a path without a comma (Codex splits lists of picture paths at commas)"),
         "the folder in which Codex works";
+    CODEX_STATE_DIR = Derived("codex in STATE_DIR"),
+        Words("a path without a comma (Codex splits lists of picture paths at commas)"),
+        "the folder of the homes that Codex runs in; of two processes the worker's alone";
     RUN_DIR = Derived("run in STATE_DIR"), PATH,
         "the folder of the sockets by which front and worker wake each other";
     PUBLIC_BASE_URL = Value("http://localhost:8000"),

@@ -82,7 +82,7 @@ impl Servers {
             model: config.codex_model.clone().filter(|model| !model.is_empty()),
             environment: command::inherited(config),
             live: config.live.clone(),
-            shadows: config.shadows_dir(),
+            shadows: config.codex_state_dir.clone(),
             slots: logins.homes().iter().map(|_| Arc::default()).collect(),
             closing: CancellationToken::new(),
             logins,

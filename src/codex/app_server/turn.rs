@@ -1,9 +1,7 @@
 //! One turn on an app-server, from its thread to its end.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitStatus,
     time::{Duration, Instant},
@@ -25,7 +23,7 @@ use crate::{
     codex::{
         Failure, FailureCode, Finished, Step, StepSink, ThreadRef, Turn, command,
         events::{Report, is_thread_id},
-        exec::{CWD, LOGIN},
+        exec::{self, LOGIN},
         failures::{self, Ending, Evidence},
         harvest::{self, Harvest},
         login::Refused,
@@ -153,8 +151,7 @@ impl Attempt<'_, '_> {
                 command::checked(reference)?;
             }
             let make = || {
-                let cwd = std::path::absolute(&dir)?.join(CWD);
-                DirBuilder::new().recursive(true).mode(0o700).create(&cwd)?;
+                let cwd = exec::place(&std::path::absolute(&dir)?)?;
                 fs::write(dir.join(LOGIN), label)?;
                 Ok(cwd)
             };
