@@ -64,6 +64,20 @@
         machine.fail(f"{as_nginx} ls /run/codex-image-service")
         machine.systemctl("start codex-image-service.socket")
 
+    with subtest("who may reach the sockets is the folder's to say, and only root makes them"):
+        run = "/run/codex-image-service"
+        t.assertEqual(machine.succeed(f"stat -c %U:%G {run}").strip(), "root:codex-image")
+        t.assertEqual(machine.succeed(f"stat -c %a:%U:%G {run}/bells").strip(), "2770:root:codex-image")
+        ask_health = f"curl -fsS --unix-socket {run}/http.sock http://x/health"
+        for user in ["codex-image", "codex-image-worker"]:
+            as_user = f"setpriv --reuid={user} --regid=codex-image --clear-groups"
+            machine.succeed(f"{as_user} {ask_health}")
+            machine.fail(f"{as_user} touch {run}/planted", f"{as_user} mv {run}/http.sock {run}/bells/")
+        machine.succeed(f"{as_nginx} {ask_health}")
+        machine.fail(f"setpriv --reuid=nobody --regid=nogroup --clear-groups {ask_health}")
+        # They need no restart when nginx comes or goes.
+        machine.fail("grep -i -e nginx -e SocketUser -e SocketGroup /etc/systemd/system/codex-image-*.socket")
+
     with subtest("what nginx does not find, the service answers"):
         missing = f"{site}/generated/img_0123456789abcdef0123456789abcdef.png"
         t.assertIn("file_not_found", machine.succeed(f"curl -sS {missing}"))

@@ -10,6 +10,11 @@
       };
       # The timer after a boot has a test of its own.
       keepAlive = false;
+      # One that the machine has not got.
+      listen = [
+        "127.0.0.1:8000"
+        "192.0.2.7:8000"
+      ];
       settings.codex_worker_concurrency = 4;
     };
     systemd.timers.codex-image-worker.enable = false;
@@ -36,6 +41,10 @@
         for unit in [front, worker]:
             machine.require_unit_state(unit, "inactive")
         machine.fail("pgrep -u codex-image", "pgrep -u codex-image-worker")
+
+    with subtest("an address that comes late is listened on before it is there"):
+        machine.fail("ip address show | grep 192.0.2.7")
+        t.assertIn("192.0.2.7:8000", machine.succeed("ss -Hltn"))
 
     with subtest("a request starts what it needs"):
         machine.succeed("curl -fsS http://127.0.0.1:8000/health")

@@ -46,7 +46,7 @@ rec {
       "@system-service"
       "~@privileged @resources"
     ];
-    ReadWritePaths = folders ++ [ names.runDir ];
+    ReadWritePaths = folders ++ [ names.bellsDir ];
     # What one makes the other removes and replaces.
     UMask = "0007";
     Group = names.group;

@@ -4,9 +4,12 @@ rec {
   worker = "codex-image-worker";
   # Both are in it; what both use belongs to it.
   group = "codex-image";
+  # Root's: systemd binds in it by path, so nobody else may put something there.
   runDir = "/run/codex-image-service";
   httpSocket = "${runDir}/http.sock";
-  workerBell = "${runDir}/worker.bell";
+  # Both users': in it the front binds its own bell.
+  bellsDir = "${runDir}/bells";
+  workerBell = "${bellsDir}/worker.bell";
   # The worker's own: Codex's HOME and the logins.
   privateDir = "/var/lib/codex-image-worker";
   loginsDir = "${privateDir}/logins";

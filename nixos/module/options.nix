@@ -186,7 +186,9 @@ in
       ];
       description = ''
         Addresses and ports, or paths of Unix sockets, on which systemd listens for the front. It always listens
-        on `/run/codex-image-service/http.sock`, too, which is what nginx uses.
+        on `/run/codex-image-service/http.sock`, too, which is what nginx uses. Who reaches the folder of such a
+        socket may connect. An address may be one that the machine gets later. NixOS leaves sockets alone when it
+        switches: a change counts after a boot or `systemctl restart codex-image-service.socket`.
       '';
     };
 

@@ -22,7 +22,7 @@ in
     services.codex-image-service = {
       settings = {
         state_dir = cfg.stateDir;
-        run_dir = names.runDir;
+        run_dir = names.bellsDir;
         codex_keep_alive = cfg.keepAlive;
         # A timer does it, also while nothing runs.
         cleanup_interval_hours = lib.mkIf cfg.cleanup.enable (lib.mkDefault 0);

@@ -80,10 +80,12 @@ in
       listenStreams = cfg.listen ++ [ names.httpSocket ];
       socketConfig = {
         Backlog = 1024;
-        SocketMode = "0660";
-        SocketUser = names.front;
-        SocketGroup = if cfg.nginx.enable then config.services.nginx.group else names.group;
+        # An address that the machine has not got yet would keep all of them from listening.
+        FreeBind = true;
         Slice = names.slice;
+        # Who reaches the folder reaches the socket. A user or a group here would be set by path, and
+        # NixOS restarts no socket whose unit changes, as it would with nginx.
+        SocketMode = "0666";
       };
     };
 
@@ -94,10 +96,8 @@ in
       listenDatagrams = [ names.workerBell ];
       socketConfig = {
         FileDescriptorName = "worker.bell";
-        SocketMode = "0660";
-        SocketUser = names.worker;
-        SocketGroup = names.group;
         Slice = names.slice;
+        SocketMode = "0666"; # see above
       };
     };
 

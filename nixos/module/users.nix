@@ -36,9 +36,10 @@ in
     # Of two users, so no StateDirectory= of either: each start would hand it over to one of them.
     # All are here, so that nobody needs chmod to make a folder for the group.
     systemd.tmpfiles.settings."10-codex-image-service" = lib.mkMerge [
+      { ${names.runDir} = owned "root" "0750"; }
       (lib.genAttrs (
         [
-          names.runDir
+          names.bellsDir
           cfg.stateDir
         ]
         ++ below cfg.stateDir [
