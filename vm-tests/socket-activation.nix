@@ -70,6 +70,12 @@
             times.append(float(said))
         machine.log(f"cold starts: {sorted(times)}")
 
+    with subtest("however often it starts, it is never one time too often"):
+        for _ in range(25):
+            machine.succeed(f"systemctl stop {front}", "curl -fsS http://127.0.0.1:8000/health")
+        machine.require_unit_state("codex-image-service.socket")
+        t.assertEqual(machine.get_unit_property(front, "Result"), "success")
+
     with subtest("a new front under 20 waiting callers: 20 pictures, each paid once"):
         machine.succeed(f": > {paid}")
         machine.succeed("systemd-run --unit=callers --service-type=exec --property=StandardOutput=file:/root/report callers 20 0.7")

@@ -26,10 +26,9 @@ let
     enableDefaultPath = false;
     # Otherwise NixOS would close the sockets while it stops and starts: restarted, callers wait.
     stopIfChanged = false;
-    # A fault that lasts is tried again at longer and longer intervals; only what ends and starts
-    # without pause is stopped.
-    startLimitIntervalSec = 60;
-    startLimitBurst = 20;
+    # A fault that lasts is tried again at longer and longer intervals, until its cause is gone. A
+    # limit would count ends for want of work, too, and take the socket along.
+    startLimitIntervalSec = 0;
     unitConfig.RequiresMountsFor = hardening.folders;
     serviceConfig = {
       Type = "notify-reload";
