@@ -25,6 +25,18 @@
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"[fake listen]\"}'")
         t.assertEqual(machine.succeed("cat /var/lib/codex-image-worker/home/listen.log").strip(), "Operation not permitted")
 
+    with subtest("what was the other user's before `split` changed is handed over"):
+        state, logins = "/var/lib/codex-image-service", "/var/lib/codex-image-worker"
+        machine.succeed(
+            f"touch {state}/session-secret {state}/admin-password",
+            f"chown -R nobody {logins} {state}/session-secret {state}/admin-password",
+            "systemd-tmpfiles --create",
+        )
+        machine.succeed(f"test -z \"$(find {logins} ! -user codex-image)\"")
+        t.assertEqual(machine.succeed(f"stat -c %a {logins}/logins/main/auth.json").strip(), "600")
+        for name in ["session-secret", "admin-password"]:
+            t.assertEqual(machine.succeed(f"stat -c %a:%U {state}/{name}").strip(), "600:codex-image")
+
     with subtest("it stops well, and takes Codex along"):
         machine.succeed(f"systemctl stop codex-image-service.socket {unit}")
         t.assertEqual(machine.get_unit_property(unit, "Result"), "success")

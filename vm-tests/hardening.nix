@@ -50,6 +50,12 @@
         machine.fail(inside(worker, "touch /etc/written"))
         machine.fail(inside(worker, "ls /root"))
 
+    with subtest("what the worker makes to work in, the front cannot replace"):
+        work = "/var/lib/codex-image-service/work"
+        machine.succeed(inside(worker, f"mkdir {work}/made"))
+        machine.fail(inside(front, f"mv {work}/made {work}/other"), inside(front, f"rmdir {work}/made"))
+        machine.succeed(inside(worker, f"rmdir {work}/made"))
+
     with subtest("the front has no network"):
         t.assertEqual(machine.succeed(inside(front, "ls /sys/class/net")).split(), ["lo"])
         machine.succeed("curl -fsS http://127.0.0.1:8000/health")

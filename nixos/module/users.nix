@@ -15,6 +15,16 @@ let
   # As one process it is one user, who has the logins, too.
   ownerOfLogins = if cfg.split then names.worker else names.front;
   private = owned ownerOfLogins "0700";
+  # What was the other user's before `split` changed.
+  handedOver = {
+    user = ownerOfLogins;
+    inherit (names) group;
+  };
+  frontsSecret.z = {
+    user = names.front;
+    inherit (names) group;
+    mode = "0600";
+  };
   below = folder: children: map (child: "${folder}/${child}") children;
   mayPass.${"a+"}.argument = "user:${nginx}:--x";
 in
@@ -48,9 +58,10 @@ in
         ]
         ++ [
           cfg.settings.generated_dir
-          cfg.settings.codex_workdir
         ]
       ) (_: shared))
+      # Sticky: what the worker makes there the front cannot replace.
+      { ${cfg.settings.codex_workdir} = owned "root" "3770"; }
       # Before the first start already: that is when one signs in.
       (lib.genAttrs (
         [
@@ -60,6 +71,11 @@ in
         ]
         ++ below names.loginsDir (lib.attrNames cfg.accounts)
       ) (_: private))
+      { ${names.privateDir}.Z = handedOver; }
+      (lib.genAttrs (below cfg.stateDir [
+        "admin-password"
+        "session-secret"
+      ]) (_: frontsSecret))
       (lib.mkIf cfg.backup.enable { ${cfg.backup.path} = private; })
       (lib.mkIf cfg.nginx.enable { ${names.runDir} = mayPass; })
       # nginx passes through to the pictures and reads those, nothing beside them.
