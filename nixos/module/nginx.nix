@@ -66,9 +66,11 @@ in
               disable_symlinks on from=${pictures};
               error_page 403 404 405 = @codex-image-service;
               log_not_found off;
-              add_header Cache-Control "public, max-age=3600";
-              add_header X-Content-Type-Options nosniff;
-              add_header Content-Security-Policy "default-src 'none'; sandbox";
+              # No add_header: with one the host's own would be lost here, such as HSTS. By these types a
+              # file is a picture, whatever is in it.
+              types { image/png png; image/jpeg jpg; image/webp webp; }
+              default_type application/octet-stream;
+              expires 1h;
             '';
           };
           "@codex-image-service" = front "";
