@@ -35,6 +35,18 @@
         t.assertIn("run it as root", refused)
         machine.succeed("setpriv --reuid=nobody --clear-groups codex-image-service --version")
 
+    with subtest("the service itself is never root's, nor is a command with its settings"):
+        for words in ["", "serve", "serve --role worker", "--config /etc/codex-image-service/config.toml serve"]:
+            t.assertIn("systemctl start", machine.fail(f"codex-image-service {words} 2>&1"))
+        machine.succeed(
+            "codex-image-service --config /etc/codex-image-service/config.toml keys list",
+            "codex-image-service --config=/etc/codex-image-service/config.toml check-config",
+        )
+        machine.succeed("test -z \"$(find /var/lib/codex-image-service -type f -user root)\"")
+        # Somebody else's settings are theirs.
+        machine.succeed("printf 'state_dir = \"/root/own\"\n' > /root/own.toml", "codex-image-service --config /root/own.toml keys list")
+        machine.succeed("test \"$(stat -c %U /root/own)\" = root")
+
     with subtest("a picture through nginx"):
         made = json.loads(machine.succeed(f"ask /v1/images/generate '{{\"prompt\":\"a red kite\"}}' {site}"))
         t.assertEqual(made["status"], "succeeded")

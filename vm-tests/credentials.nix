@@ -8,6 +8,7 @@
       accounts.main.authFile = "/run/seeds/main.json";
       adminPasswordFile = "/run/seeds/admin-password";
       sessionSecretFile = "/run/seeds/session-secret";
+      environmentFile = "/run/seeds/environment";
     };
     # It would start the worker before there is a seed.
     systemd.timers.codex-image-worker.enable = false;
@@ -16,6 +17,7 @@
   testScript = ''
     worker = "codex-image-worker.service"
     home = "/var/lib/codex-image-worker/logins/main/auth.json"
+    database = "/var/lib/codex-image-service/named-by-a-file.db"
     machine.wait_for_unit("codex-image-worker.socket")
 
     # Words that are in no script.
@@ -27,12 +29,23 @@
         "install -d -m 0700 /run/seeds",
         f"echo {password} > /run/seeds/admin-password",
         f"echo {secret} > /run/seeds/session-secret",
+        f"echo 'DATABASE_URL=\"sqlite:///{database}\"' > /run/seeds/environment",
         f"make-auth {first} 864000 -1000 > /run/seeds/main.json",
         "codex-image-service keys create laptop > /root/key",
     )
 
     def restarted():
         machine.succeed(f"systemctl restart {worker}")
+
+    with subtest("variables of a file count in every unit, and for the command"):
+        machine.succeed(f"test -s {database}")
+        machine.succeed("systemctl start codex-image-cleanup.service")
+        t.assertIn("laptop", machine.succeed("cd /run/seeds && codex-image-service keys list"))
+        machine.succeed("cd /tmp && codex-image-service backup copy.db && test -s copy.db")
+        refused = machine.execute("codex-image-service keys delete 'no $HOME' 2>&1")
+        t.assertEqual(refused[0], 1)
+        t.assertIn("no $HOME", refused[1])
+        machine.fail("test -e /var/lib/codex-image-service/codex-image-service.db")
 
     with subtest("the seed becomes the login, for the worker alone"):
         restarted()

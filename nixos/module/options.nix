@@ -163,7 +163,7 @@ in
     '' "/run/secrets/codex-image-session";
 
     environmentFile = secretFile ''
-      Variables for front and worker, such as a proxy with a password in it (`HTTPS_PROXY=…`). They are stronger
+      Variables for all units and for the command, such as a proxy with a password in it (`HTTPS_PROXY=…`). They are stronger
       than `settings`.
     '' "/run/secrets/codex-image-environment";
 

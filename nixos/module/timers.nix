@@ -12,6 +12,7 @@ let
     unitConfig.RequiresMountsFor = hardening.folders;
     serviceConfig = restrictions // {
       Type = "oneshot";
+      EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
       ExecStart = lib.concatStringsSep " " (
         [
           (lib.getExe cfg.package)

@@ -12,27 +12,65 @@ let
   setpriv = lib.getExe' pkgs.util-linux "setpriv";
   id = lib.getExe' pkgs.coreutils "id";
 
+  sockets = lib.concatStringsSep " " (
+    [ "codex-image-service.socket" ] ++ lib.optional cfg.split "codex-image-worker.socket"
+  );
+
+  # Only systemd reads such a file as it does.
+  inUnit = ''
+    terminal=--pipe
+    if [ -t 0 ] && [ -t 1 ]; then terminal=--pty; fi
+    exec ${lib.getExe' config.systemd.package "systemd-run"} --quiet --collect --wait "$terminal" \
+      --service-type=exec --expand-environment=no --uid="$user" --gid=${names.group} \
+      --working-directory="$PWD" --property=UMask=0007 --property=NoNewPrivileges=yes \
+      --property=EnvironmentFile=${cfg.environmentFile} --setenv=HOME="$home" --setenv=PATH="$PATH" \
+      -- "$@"
+  '';
+
   wrapper = pkgs.writeShellScriptBin "codex-image-service" ''
     set -eu
     program=${lib.getExe cfg.package}
-    command=
-    for word in "$@"; do
-      case $word in
+    as_it_is=("$program" "$@")
+    command= words=()
+    while [ $# != 0 ]; do
+      case $1 in
         # Whoever asks how, has settings of their own or means a service elsewhere runs it as they are.
-        -h | --help | -V | --version | --config | --config=* | --server | --server=*)
-          exec "$program" "$@"
+        -h | --help | -V | --version | --server | --server=*) exec "''${as_it_is[@]}" ;;
+        --config | --config=*)
+          file=''${1#--config} file=''${file#=}
+          if [ -z "$file" ] && [ $# -gt 1 ]; then
+            shift
+            file=$1
+          fi
+          [ "$file" -ef ${cfg.configFile} ] || [ "$file" -ef /etc/codex-image-service/config.toml ] ||
+            exec "''${as_it_is[@]}"
+          shift
+          continue
+          ;;
+        --)
+          words+=("$@")
+          break
           ;;
         -*) ;;
-        *) [ -n "$command" ] || command=$word ;;
+        *) [ -n "$command" ] || command=$1 ;;
       esac
+      words+=("$1")
+      shift
     done
     if [ -n "''${CODEX_IMAGE_SERVICE_URL-}" ] && [ "$command" = generate ]; then
-      exec "$program" "$@"
+      exec "''${as_it_is[@]}"
     fi
     case $command in
       keys | admin) user=${names.front} home=/var/empty ;;
       logins | generate | cleanup | backup | restore) user=${worker} home=${names.homeDir} ;;
-      *) exec "$program" "$@" ;;
+      serve | "")
+        if [ "$(${id} -u)" = 0 ]; then
+          echo "codex-image-service: the service is not root's to run: systemctl start ${sockets}" >&2
+          exit 1
+        fi
+        exec "''${as_it_is[@]}"
+        ;;
+      *) exec "''${as_it_is[@]}" ;;
     esac
     # A .env of the folder that one happens to be in is not the service's. These read or write files
     # there, if their user can.
@@ -45,7 +83,7 @@ let
     esac
     # Both users give what they make to the group.
     umask 0007
-    set -- "$program" --config ${cfg.configFile} "$@"
+    set -- "$program" --config ${cfg.configFile} "''${words[@]}"
     if [ "$(${id} -un)" = "$user" ]; then
       HOME=$home exec "$@"
     fi
@@ -53,6 +91,7 @@ let
       echo "codex-image-service: '$command' works on the service's own data, as $user: run it as root" >&2
       exit 1
     fi
+    ${lib.optionalString (cfg.environmentFile != null) inUnit}
     # Nothing of root's environment is the service's business.
     exec env -i HOME="$home" PATH="$PATH" TERM="''${TERM-dumb}" LANG="''${LANG-C.UTF-8}" \
       ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups --inh-caps=-all --no-new-privs \
