@@ -203,6 +203,14 @@ fn without_a_worker_jobs_wait_and_ready_says_why() {
 }
 
 #[test]
+fn a_front_tells_that_its_worker_has_no_login() {
+    let front = front();
+    fs::remove_file(front.codex_home().join("auth.json")).unwrap();
+    let _worker = Worker::start(&front);
+    wait_for("the trouble", || (problems(&front) == ["not_logged_in"]).then_some(()));
+}
+
+#[test]
 fn a_front_that_stops_names_the_job_and_the_worker_goes_on() {
     let mut front = front();
     let worker = Worker::start(&front);

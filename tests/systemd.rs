@@ -72,6 +72,18 @@ fn the_front_never_starts_by_the_workers_bell() {
     assert_eq!(service.wait_job(&job)["status"], "succeeded");
 }
 
+#[test]
+fn a_job_that_nobody_was_told_of_is_drawn_all_the_same() {
+    let Some(service) = Installed::new(|_| {}) else { return };
+    service.enable();
+    service.machine.sh("systemctl stop codex-image-worker.socket");
+    let job = service.submit("a kite");
+    let told = service.request("GET", "/ready", &[], None);
+    assert!(told.status == 503 && told.text().contains("no_worker"), "{}", told.text());
+    service.machine.sh("systemctl start codex-image-worker.socket");
+    assert_eq!(service.wait_job(&job)["status"], "succeeded");
+}
+
 // Stops.
 
 #[test]

@@ -152,13 +152,24 @@ async fn look(app: &App) -> Vec<Problem> {
         None if !has_worker(app).await => {
             problems.push(problem("no_worker", "No worker is running (serve --role worker)."));
         }
-        None => {}
+        // What it told the last time it looked.
+        None => problems.extend(no_usable_login(app).await),
     }
     if let Ok(Some(back)) = app.all_rest_until().await {
         let reasons = app.store.rest_reasons().await.unwrap_or_default();
         problems.push(problem("logins_rest", &all_rest(back, &reasons)));
     }
     problems
+}
+
+/// What is wrong with the logins when the worker could use none of them.
+async fn no_usable_login(app: &App) -> Option<Problem> {
+    let told = app.store.told_logins().await.unwrap_or_default();
+    if told.iter().any(|login| login.problem_code.is_none()) {
+        return None;
+    }
+    let first = told.into_iter().next()?;
+    Some(problem(&first.problem_code?, &first.problem.unwrap_or_default()))
 }
 
 /// Until when every login rests, in Unix seconds, and why.

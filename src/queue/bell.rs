@@ -55,6 +55,12 @@ impl Doorbell {
         Ok(Self::Remote(Arc::new(socket), path.to_owned()))
     }
 
+    /// Is whoever is woken another process?
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(..))
+    }
+
     /// Rings, and does not wait for anybody.
     pub fn ring(&self, ring: &Ring) {
         match self {

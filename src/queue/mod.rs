@@ -36,6 +36,10 @@ use waiters::{Waiter, Waiters};
 /// is.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// How often a front rings again for as long as a job waits: a worker that sleeps looks at no store,
+/// and the bell may have been lost.
+const RING_AGAIN: Duration = Duration::from_secs(10);
+
 /// The front's half. Clones share everything.
 #[derive(Clone)]
 pub struct Queue {
@@ -148,6 +152,9 @@ impl Queue {
                 }
             }
         });
+        if worker_bell.is_remote() {
+            tokio::spawn(ring_again(store.clone(), worker_bell.clone(), draining.clone()));
+        }
         let bell = worker_bell.clone();
         let limit = live.clone();
         let queue_max = move || limit.now().generation_queue_max_size;
@@ -275,6 +282,19 @@ impl Queue {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
+    }
+}
+
+/// Rings at the start and now and then while jobs are queued, until `draining`.
+async fn ring_again(store: Store, bell: Doorbell, draining: CancellationToken) {
+    let mut tick = tokio::time::interval(RING_AGAIN);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while draining.run_until_cancelled(tick.tick()).await.is_some() {
+        match store.queue_depth().await {
+            Ok((0, _)) => {}
+            Ok(_) => bell.ring(&Ring::Any),
+            Err(error) => tracing::error!(%error, "the queue cannot be looked at"),
+        }
     }
 }
 
