@@ -100,6 +100,17 @@
         machine.succeed(f"ln -s /etc/hostname /var/lib/codex-image-service/generated/{name.replace('.png', '_9.png')}")
         t.assertIn("file_not_found", machine.succeed(f"curl -sS {url.replace('.png', '_9.png')}"))
 
+    with subtest("a .env that somebody planted does nothing"):
+        machine.succeed(
+            "install -d -m 1777 /tmp/planted && cd /tmp/planted",
+            "printf '#!/bin/sh\\n: > /tmp/planted/ran\\n' > /tmp/planted/codex && chmod 755 /tmp/planted/codex",
+            "printf 'CODEX_BIN=/tmp/planted/codex\\nDATABASE_URL=sqlite:////tmp/planted/other.db\\n' > /tmp/planted/.env",
+            "systemctl stop codex-image-worker.service",
+            "cd /tmp/planted && codex-image-service generate 'a blue kite' -o kite.png && head -c 8 kite.png | grep -q PNG",
+            "cd /tmp/planted && codex-image-service backup copy.db && sqlite3 -readonly copy.db 'SELECT id FROM jobs' | grep -q img_",
+        )
+        machine.fail("test -e /tmp/planted/ran", "test -e /tmp/planted/other.db")
+
     with subtest("the operator signs in"):
         form = "-d username=admin --data-urlencode password@/etc/admin-password"
         login = f"curl -sS -o /dev/null -w '%{{http_code}}' -c /tmp/jar -H 'Origin: {site}' {site}/admin/login"

@@ -24,6 +24,7 @@ let
       --service-type=exec --expand-environment=no --uid="$user" --gid=${names.group} \
       --working-directory="$PWD" --property=UMask=0007 --property=NoNewPrivileges=yes \
       --property=EnvironmentFile=${cfg.environmentFile} --setenv=HOME="$home" --setenv=PATH="$PATH" \
+      --setenv=CODEX_IMAGE_SERVICE_ENV_FILE= \
       -- "$@"
   '';
 
@@ -72,8 +73,9 @@ let
         ;;
       *) exec "''${as_it_is[@]}" ;;
     esac
-    # A .env of the folder that one happens to be in is not the service's. These read or write files
-    # there, if their user can.
+    # A .env of the folder that one happens to be in is not the service's.
+    export CODEX_IMAGE_SERVICE_ENV_FILE=
+    # These read or write files in that folder, if their user can.
     case $command in
       generate | backup | restore)
         ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups \
@@ -93,7 +95,7 @@ let
     fi
     ${lib.optionalString (cfg.environmentFile != null) inUnit}
     # Nothing of root's environment is the service's business.
-    exec env -i HOME="$home" PATH="$PATH" TERM="''${TERM-dumb}" LANG="''${LANG-C.UTF-8}" \
+    exec env -i HOME="$home" PATH="$PATH" TERM="''${TERM-dumb}" LANG="''${LANG-C.UTF-8}" CODEX_IMAGE_SERVICE_ENV_FILE= \
       ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups --inh-caps=-all --no-new-privs \
       -- "$@"
   '';
