@@ -70,15 +70,15 @@ in
             type = types.strMatching "/[^,[:space:]]+";
             default = "${cfg.stateDir}/generated";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/generated"'';
-            example = "/mnt/pictures";
-            description = "The folder of the finished pictures.";
+            example = "/srv/pictures/generated";
+            description = "The folder of the finished pictures, on a local disk that is mounted at boot.";
           };
           codex_workdir = mkOption {
             type = types.strMatching "/[^,[:space:]]+";
             default = "${cfg.stateDir}/work";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/work"'';
-            example = "/mnt/scratch/codex-image-work";
-            description = "The folder in which Codex works.";
+            example = "/srv/scratch/codex-image-work";
+            description = "The folder in which Codex works, on a local disk that is mounted at boot.";
           };
           public_base_url = mkOption {
             type = types.strMatching "https?://.+";
@@ -119,8 +119,8 @@ in
         log_level = "debug";
       };
       description = ''
-        The settings of the service, in lower case, as its README lists them. They lie in the store, which everybody
-        can read: passwords belong into `adminPasswordFile` and its kin.
+        The settings of the service, in lower case, as its README lists them. A change restarts front and worker.
+        They lie in the store, which everybody can read: passwords belong into `adminPasswordFile` and its kin.
       '';
     };
 
@@ -150,7 +150,11 @@ in
           second.authFile = "/run/secrets/codex-auth-second";
         }
       '';
-      description = "The ChatGPT logins, by label: lower-case letters, digits and dashes.";
+      description = ''
+        The ChatGPT logins, by label: lower-case letters, digits and dashes. One that is removed here is used no more,
+        but its folder below `/var/lib/codex-image-worker/logins` stays, with the login in it, until you remove it.
+        A new label is a new login: to rename one, move its folder as well, or sign in again.
+      '';
     };
 
     adminPasswordFile = secretFile ''
@@ -173,7 +177,8 @@ in
       example = "/srv/pictures";
       description = ''
         Database, pictures and work in progress, shared by front and worker. The logins are elsewhere, in
-        `/var/lib/codex-image-worker`, for the worker alone.
+        `/var/lib/codex-image-worker`, for the worker alone. SQLite and the folders' owners need a local disk that
+        is mounted at boot, before folders are made: nothing on the network, nothing below a home.
       '';
     };
 
@@ -185,9 +190,9 @@ in
         "[fd00::10]:8000"
       ];
       description = ''
-        Addresses and ports, or paths of Unix sockets, on which systemd listens for the front. It always listens
-        on `/run/codex-image-service/http.sock`, too, which is what nginx uses. Who reaches the folder of such a
-        socket may connect. An address may be one that the machine gets later. NixOS leaves sockets alone when it
+        Addresses in numbers with ports, ports alone, or paths of Unix sockets, on which systemd listens for the
+        front. It always listens on `/run/codex-image-service/http.sock`, too, which is what nginx uses. Who reaches
+        the folder of such a socket may connect. An address may be one that the machine gets later. NixOS leaves sockets alone when it
         switches: a change counts after a boot or `systemctl restart codex-image-service.socket`.
       '';
     };
@@ -196,7 +201,10 @@ in
       type = types.bool;
       default = false;
       example = true;
-      description = "Whether to open the ports of `listen`, or, with nginx, those of the virtual host.";
+      description = ''
+        Whether to open the ports of `listen`, or, with nginx, those of the virtual host. Without it only this machine
+        reaches them.
+      '';
     };
 
     split = mkOption {
@@ -241,7 +249,7 @@ in
       example = false;
       description = ''
         Whether a login that nobody uses is renewed before it expires. With `onDemand` a timer starts the worker
-        once a day for that.
+        once a day for that, at some time between 4:30 and 5:30.
       '';
     };
 
@@ -282,8 +290,11 @@ in
       path = mkOption {
         type = types.strMatching "/[^[:space:]]+";
         default = "/var/backup/codex-image-service";
-        example = "/mnt/nas/pictures";
-        description = "The folder of the copies; the worker alone can read it.";
+        example = "/srv/backup/pictures";
+        description = ''
+          The folder of the copies, on a local disk that is mounted at boot; the worker alone can read it. To another
+          machine bring them from there.
+        '';
       };
     };
 
@@ -315,7 +326,8 @@ in
         example = false;
         description = ''
           Whether nginx reads finished pictures itself, without waking the service. It may read them and nothing else
-          of the state. Where the file system has no POSIX ACLs (ZFS with `acltype=off`), the service serves them.
+          of the state; what lets it through (`setfacl -b` takes it back) stays in the file system when this is
+          switched off. Where the file system has no POSIX ACLs (ZFS with `acltype=off`), the service serves them.
           Web pages of others (`cors_allow_origins`) need the service's own answers.
         '';
       };

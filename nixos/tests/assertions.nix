@@ -50,8 +50,47 @@ let
       listen = [ ];
       openFirewall = true;
     };
+    "listen: \"localhost:8000\", \"pictures.sock\": what is" = {
+      accounts.main = { };
+      listen = [
+        "127.0.0.1:8000"
+        "localhost:8000"
+        "pictures.sock"
+      ];
+    };
+    "stateDir (\"/home/me/pictures\") is in a home" = {
+      accounts.main = { };
+      stateDir = "/home/me/pictures";
+    };
+    "settings.generated_dir (\"/tmp\") is in a home" = {
+      accounts.main = { };
+      settings.generated_dir = "/tmp";
+    };
+    "backup.path (\"/root/copies\") is in a home" = {
+      accounts.main = { };
+      backup = {
+        enable = true;
+        path = "/root/copies";
+      };
+    };
+    "settings.database_url (\"sqlite:////srv/pictures.db\") is not in" = {
+      accounts.main = { };
+      settings.database_url = "sqlite:////srv/pictures.db";
+    };
   };
   right = [
+    {
+      accounts.main = { };
+      stateDir = "/homes/pictures";
+      settings.database_url = "sqlite:////homes/pictures/other.db";
+      listen = [
+        "8000"
+        "0.0.0.0:8001"
+        "[::]:8002"
+        "[fd00::10]:8000"
+        "/run/other/http.sock"
+      ];
+    }
     { accounts.main = { }; }
     { settings.codex_engine = "demo"; }
     {
