@@ -25,6 +25,9 @@
         t.assertEqual(machine.get_unit_property(worker, "Result"), "success")
 
     machine.wait_for_unit("codex-image-worker.timer")
+    machine.wait_for_unit("codex-image-keep-alive.timer")
+    t.assertEqual(machine.get_unit_property("codex-image-keep-alive.timer", "Unit"), worker)
+    t.assertEqual(machine.get_unit_property("codex-image-keep-alive.timer", "RandomizedDelayUSec"), "1h")
     # The start after the boot, which finds nobody signed in.
     machine.wait_until_succeeds(f"journalctl -u {worker} | grep 'stopped: idle'", timeout=60)
     ends()

@@ -23,6 +23,7 @@ let
       );
     };
   };
+  worker = if cfg.split then "codex-image-worker" else "codex-image-service";
   asWorker = hardening.common // hardening.offline // hardening.asWorker;
 
   timer = description: onCalendar: delay: {
@@ -74,21 +75,22 @@ in
         hardening.front;
 
     # What was queued when the machine went down goes on without waiting for the next request, and a
-    # login that nobody uses is renewed: both need a worker that runs.
-    systemd.timers.${if cfg.split then "codex-image-worker" else "codex-image-service"} =
-      lib.mkIf cfg.onDemand
-        {
-          description = "Take up what was left, and renew idle logins";
-          wantedBy = [ "timers.target" ];
-          timerConfig = {
-            OnBootSec = "10s";
-            AccuracySec = "1s";
+    # login that nobody uses is renewed: both need a worker that runs. Two timers, for the delay of
+    # one would put off the start after a boot as well.
+    systemd.timers.${worker} = lib.mkIf cfg.onDemand {
+      description = "Take up what was left";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnBootSec = "10s";
+        AccuracySec = "1s";
+      };
+    };
+    systemd.timers.codex-image-keep-alive =
+      lib.mkIf (cfg.onDemand && cfg.keepAlive && cfg.accounts != { })
+        (
+          lib.recursiveUpdate (timer "Renew idle logins" "04:30" "1h") {
+            timerConfig.Unit = "${worker}.service";
           }
-          // lib.optionalAttrs (cfg.keepAlive && cfg.accounts != { }) {
-            # No RandomizedDelaySec=: it would put off the start after a boot as well.
-            OnCalendar = "04:30";
-            Persistent = true;
-          };
-        };
+        );
   };
 }
