@@ -17,6 +17,7 @@
 
     with subtest("a picture, drawn by the one process"):
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"a red kite\"}'")
+        machine.succeed("test -d /var/lib/codex-image-worker/codex")
         machine.succeed("systemctl start codex-image-healthcheck.service codex-image-cleanup.service")
         machine.fail("systemctl cat codex-image-worker.service")
 

@@ -56,6 +56,11 @@
         machine.fail(inside(front, f"mv {work}/made {work}/other"), inside(front, f"rmdir {work}/made"))
         machine.succeed(inside(worker, f"rmdir {work}/made"))
 
+    with subtest("the homes in which Codex runs are not where the front could make them"):
+        machine.succeed("ask /v1/images/generate '{\"prompt\":\"a red kite\"}'")
+        seen = machine.succeed("grep ^CODEX_HOME= /var/lib/codex-image-worker/home/environment.log")
+        t.assertTrue(all(line.startswith("CODEX_HOME=/var/lib/codex-image-worker/") for line in seen.split()), seen)
+
     with subtest("the front has no network"):
         t.assertEqual(machine.succeed(inside(front, "ls /sys/class/net")).split(), ["lo"])
         machine.succeed("curl -fsS http://127.0.0.1:8000/health")

@@ -77,6 +77,7 @@ rec {
     User = if cfg.split then names.worker else names.front;
     StateDirectory = [
       "codex-image-worker"
+      "codex-image-worker/codex"
       "codex-image-worker/home"
       "codex-image-worker/logins"
     ]

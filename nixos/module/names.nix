@@ -10,9 +10,10 @@ rec {
   # Both users': in it the front binds its own bell.
   bellsDir = "${runDir}/bells";
   workerBell = "${bellsDir}/worker.bell";
-  # The worker's own: Codex's HOME and the logins.
+  # The worker's own: Codex's HOME, the homes in which it runs, and the logins.
   privateDir = "/var/lib/codex-image-worker";
   loginsDir = "${privateDir}/logins";
+  codexDir = "${privateDir}/codex";
   homeDir = "${privateDir}/home";
   slice = "system-codeximage.slice";
 }

@@ -213,7 +213,8 @@ in
       example = false;
       description = ''
         Whether front (HTTP, no network of its own) and worker (Codex, the logins) are two processes of two users.
-        As one process, what takes over HTTP has the logins, too.
+        As one process, what takes over HTTP has the logins, too. Change it while no job runs: of folders in which
+        Codex works, one user's are not the other's.
       '';
     };
 

@@ -23,6 +23,8 @@ in
       settings = {
         state_dir = cfg.stateDir;
         run_dir = names.bellsDir;
+        # Out of the front's reach.
+        codex_state_dir = names.codexDir;
         codex_keep_alive = cfg.keepAlive;
         # A timer does it, also while nothing runs.
         cleanup_interval_hours = lib.mkIf cfg.cleanup.enable (lib.mkDefault 0);

@@ -66,6 +66,7 @@ in
       (lib.genAttrs (
         [
           names.privateDir
+          names.codexDir
           names.homeDir
           names.loginsDir
         ]
