@@ -8,7 +8,7 @@
 let
   manifest = lib.importTOML ../Cargo.toml;
 in
-rustPlatform.buildRustPackage {
+rustPlatform.buildRustPackage (finalAttrs: {
   pname = manifest.package.name;
   inherit (manifest.package) version;
 
@@ -48,11 +48,11 @@ rustPlatform.buildRustPackage {
   ];
 
   postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
-    installShellCompletion --cmd codex-image-service \
-      --bash <($out/bin/codex-image-service completions bash) \
-      --fish <($out/bin/codex-image-service completions fish) \
-      --zsh <($out/bin/codex-image-service completions zsh)
-    mkdir man && $out/bin/codex-image-service man man
+    installShellCompletion --cmd ${finalAttrs.meta.mainProgram} \
+      --bash <($out/bin/${finalAttrs.meta.mainProgram} completions bash) \
+      --fish <($out/bin/${finalAttrs.meta.mainProgram} completions fish) \
+      --zsh <($out/bin/${finalAttrs.meta.mainProgram} completions zsh)
+    mkdir man && $out/bin/${finalAttrs.meta.mainProgram} man man
     installManPage man/*.1
   '';
 
@@ -65,7 +65,9 @@ rustPlatform.buildRustPackage {
       Runs OpenAI's Codex CLI with your own ChatGPT login, hands out keys, keeps a durable queue and a history,
       serves the pictures and cleans up after itself.
     '';
+    # It has no home page yet, nor a list of changes.
     license = lib.licenses.mit;
+    maintainers = [ ];
     mainProgram = "codex-image-service";
     platforms = [
       "x86_64-linux"
@@ -73,4 +75,4 @@ rustPlatform.buildRustPackage {
     ];
     sourceProvenance = [ lib.sourceTypes.fromSource ];
   };
-}
+})
