@@ -46,6 +46,9 @@
         t.assertEqual(refused[0], 1)
         t.assertIn("no $HOME", refused[1])
         machine.fail("test -e /var/lib/codex-image-service/codex-image-service.db")
+        # On a terminal, too.
+        t.assertIn("laptop", machine.succeed("script -qec 'codex-image-service keys list' /dev/null < /dev/null"))
+        machine.fail("script -qec 'codex-image-service keys delete none' /dev/null < /dev/null")
 
     with subtest("the seed becomes the login, for the worker alone"):
         restarted()
