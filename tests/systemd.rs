@@ -76,7 +76,9 @@ fn the_front_never_starts_by_the_workers_bell() {
 fn a_job_that_nobody_was_told_of_is_drawn_all_the_same() {
     let Some(service) = Installed::new(|_| {}) else { return };
     service.enable();
-    service.machine.sh("systemctl stop codex-image-worker.socket");
+    // The start of the front would start the socket.
+    service.request("GET", "/health", &[], None).expect(200);
+    service.machine.sh(&format!("systemctl stop codex-image-worker.socket {WORKER}"));
     let job = service.submit("a kite");
     let told = service.request("GET", "/ready", &[], None);
     assert!(told.status == 503 && told.text().contains("no_worker"), "{}", told.text());
