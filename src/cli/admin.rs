@@ -100,6 +100,8 @@ async fn reset(config: &Config, store: &Store) -> Result<(), AdminError> {
             more => format!("{more} sessions were ended."),
         }
     );
+    // What a unit is given as a credential, this process does not see.
+    eprintln!("(A service that is given ADMIN_PASSWORD goes by that: then change it there.)");
     let file = admin_password::file_of(config);
     if file.exists() {
         eprintln!("The one in {} is void; the file can be deleted.", file.display());
