@@ -34,6 +34,7 @@
         refused = machine.fail("setpriv --reuid=nobody --clear-groups codex-image-service keys list 2>&1")
         t.assertIn("run it as root", refused)
         machine.succeed("setpriv --reuid=nobody --clear-groups codex-image-service --version")
+        t.assertIn("change it there", machine.fail("codex-image-service admin reset-password 2>&1"))
 
     with subtest("the service itself is never root's, nor is a command with its settings"):
         for words in ["", "serve", "serve --role worker", "--config /etc/codex-image-service/config.toml serve"]:

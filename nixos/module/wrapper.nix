@@ -61,6 +61,12 @@ let
     if [ -n "''${CODEX_IMAGE_SERVICE_URL-}" ] && [ "$command" = generate ]; then
       exec "''${as_it_is[@]}"
     fi
+    ${lib.optionalString (cfg.adminPasswordFile != null) ''
+      if [ "$command" = admin ]; then
+        echo "codex-image-service: the password of the admin pages is what ${cfg.adminPasswordFile} holds (adminPasswordFile): change it there" >&2
+        exit 1
+      fi
+    ''}
     case $command in
       keys | admin) user=${names.front} home=/var/empty ;;
       logins | generate | cleanup | backup | restore) user=${worker} home=${names.homeDir} ;;
