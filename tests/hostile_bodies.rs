@@ -509,3 +509,19 @@ fn however_it_is_cut() -> io::Result<()> {
     let _: Value = serde_json::from_str(&body)?;
     Ok(())
 }
+
+/// What was refused after all of it was read leaves nothing behind that the connection must end for.
+#[test]
+fn a_refused_body_that_was_read_ends_no_connection() -> io::Result<()> {
+    let service = Setup::painter().start();
+    let bearer = format!("Bearer {}", service.default_key());
+    let headers = [("authorization", bearer.as_str())];
+    let mut connection = service.connect();
+    for _ in 0..2 {
+        let body = json!({"prompt": "a kite", "size": "huge"}).to_string();
+        connection.send("POST", JOBS, &headers, Some(body.as_bytes()))?;
+        let reply = connection.reply("POST")?.expect(422);
+        assert_eq!(reply.header("connection"), None);
+    }
+    Ok(())
+}

@@ -73,7 +73,10 @@
 
     with subtest("a prompt does not become a command, nor does Codex see what it need not"):
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"$(touch /tmp/shell) `touch /tmp/shell`; touch /tmp/shell\"}'")
-        machine.succeed("test -z \"$(find / -xdev -name shell -path '*tmp*' 2> /dev/null || true)\"")
+        # The last shows that the search sees it: /tmp may be a file system of its own.
+        machine.succeed("mkdir /tmp/planted && touch /tmp/planted/shell")
+        found = machine.succeed("find / /tmp -xdev -type f -name shell -path '*tmp*' | sort -u")
+        t.assertEqual(found.split(), ["/tmp/planted/shell"])
         seen = machine.succeed("cut -d= -f1 /var/lib/codex-image-worker/home/environment.log").split()
         t.assertLessEqual(set(seen), {"CODEX_HOME", "HOME", "PATH", "LANG", "LC_CTYPE", "LOG_FORMAT", "RUST_LOG", "TZ"})
 

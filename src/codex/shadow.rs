@@ -109,6 +109,7 @@ fn rescue(link: &Path, auth: &Path) -> io::Result<()> {
 mod tests {
     use std::{
         fs::File,
+        os::unix::fs::PermissionsExt as _,
         time::{Duration, SystemTime},
     };
 
@@ -135,6 +136,21 @@ mod tests {
         prepare(&base, &home).unwrap();
         let left = fs::read_dir(&shadow).unwrap().count();
         assert!(left == kept.len() && kept.iter().all(|name| shadow.join(name).exists()));
+    }
+
+    #[test]
+    fn what_somebody_else_may_have_put_there_is_no_home() {
+        let (dir, base, home) = place();
+        fs::create_dir_all(base.parent().unwrap()).unwrap();
+        symlink(dir.path(), &base).unwrap();
+        assert!(prepare(&base, &home).is_err());
+        fs::remove_file(&base).unwrap();
+
+        let shadow = path(&base, &home);
+        fs::create_dir_all(&base).unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o700)).unwrap();
+        symlink(dir.path(), &shadow).unwrap();
+        assert!(prepare(&base, &home).is_err() && !dir.path().join(AUTH).exists());
     }
 
     #[test]
