@@ -94,10 +94,10 @@ pub async fn make(
         });
     }
     let contents = backup::verify(partial.path()).await?;
-    let bytes = partial.settle(&target.path, force).map_err(|error| target.trouble(error))?;
+    let (path, bytes) = target.take(partial)?;
     let removed = match keep {
-        Some(keep) => target.remove_older(keep)?,
+        Some(keep) => target.remove_older(&path, keep)?,
         None => 0,
     };
-    Ok(Made { path: target.path, bytes, contents, removed })
+    Ok(Made { path, bytes, contents, removed })
 }

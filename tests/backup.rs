@@ -318,6 +318,28 @@ fn restored_it_is_the_service_that_it_was() {
 }
 
 #[test]
+fn in_one_second_there_may_be_several() {
+    let service = Setup::painter().stopped();
+    let folder = folder(&service);
+    service.key("x");
+    // Three callers at the same moment, each with names to the second.
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| run(&service, &["backup", text(&folder)], 0));
+        }
+    });
+    let backups = lab::names(&folder);
+    assert_eq!(backups.len(), 3, "{backups:?}");
+    let backup = folder.join(&backups[0]);
+    let kept: BTreeSet<_> = (0..3)
+        .map(|_| run(&service, &["restore", text(&backup)], 0))
+        .map(|said| said.trim().rsplit_once("kept: ").unwrap().1.to_owned())
+        .collect();
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert!(kept.iter().all(|kept| Path::new(kept).exists()), "{kept:?}");
+}
+
+#[test]
 fn restoring_needs_a_backup_and_a_service_that_is_stopped() {
     for role in ["front", "worker"] {
         let mut service = Setup::painter().args(&["--role", role]).stopped();

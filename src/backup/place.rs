@@ -6,7 +6,8 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::{
@@ -28,10 +29,20 @@ const UNFINISHED: [&str; 2] = [".partial", ".partial-journal"];
 /// What is unfinished for so long is nobody's any more.
 const ABANDONED: Duration = Duration::from_hours(1);
 
+/// How many callers of one moment find a name, one a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Where a backup goes.
 pub(super) struct Target {
     pub(super) folder: PathBuf,
-    pub(super) path: PathBuf,
+    name: Name,
+}
+
+enum Name {
+    /// This, and whether it may take another's place.
+    Given { path: PathBuf, replace: bool },
+    /// Of the time when it is put there.
+    Dated,
 }
 
 impl Target {
@@ -43,18 +54,16 @@ impl Target {
     ) -> Result<Self, BackupError> {
         let failed = |source| BackupError::Io { path: at.to_owned(), source };
         let at = std::path::absolute(at).map_err(failed)?;
-        let (folder, path) = if at.is_dir() {
-            let path = at.join(dated(jiff::Timestamp::now()));
-            (at, path)
-        } else {
-            if keep {
-                return Err(BackupError::NothingToKeep(at));
-            }
-            match (at.parent(), at.file_name()) {
-                (Some(folder), Some(_)) if folder.is_dir() => (folder.to_owned(), at),
-                (Some(folder), Some(_)) => return Err(BackupError::NoFolder(folder.to_owned())),
-                _ => return Err(BackupError::NoFile(at)),
-            }
+        if at.is_dir() {
+            return Ok(Self { folder: at, name: Name::Dated });
+        }
+        if keep {
+            return Err(BackupError::NothingToKeep(at));
+        }
+        let (folder, path) = match (at.parent(), at.file_name()) {
+            (Some(folder), Some(_)) if folder.is_dir() => (folder.to_owned(), at),
+            (Some(folder), Some(_)) => return Err(BackupError::NoFolder(folder.to_owned())),
+            _ => return Err(BackupError::NoFile(at)),
         };
         if is_part_of(&path, database) {
             return Err(BackupError::OwnPlace(path));
@@ -65,26 +74,44 @@ impl Target {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(BackupError::Io { path, source })
             }
-            _ => Ok(Self { folder, path }),
+            _ => Ok(Self { folder, name: Name::Given { path, replace: force } }),
         }
     }
 
     /// What the system said about the new file.
     pub(super) fn trouble(&self, source: io::Error) -> BackupError {
+        let path = match &self.name {
+            Name::Given { path, .. } => path,
+            Name::Dated => &self.folder,
+        };
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 BackupError::Full(self.folder.clone())
             }
-            io::ErrorKind::AlreadyExists => BackupError::Exists(self.path.clone()),
-            _ => BackupError::Io { path: self.path.clone(), source },
+            io::ErrorKind::AlreadyExists => BackupError::Exists(path.clone()),
+            _ => BackupError::Io { path: path.clone(), source },
         }
     }
 
+    /// Puts the whole file there; where that is, and how many bytes it has.
+    pub(super) fn take(&self, mut partial: Partial) -> Result<(PathBuf, u64), BackupError> {
+        let put = match &self.name {
+            Name::Given { path, replace } => {
+                partial.settle(path, *replace).map(|bytes| (path.clone(), bytes))
+            }
+            Name::Dated => under_a_date(
+                |stamp| self.folder.join(format!("{BEFORE}{stamp}{AFTER}")),
+                |path| partial.settle(path, false),
+            ),
+        };
+        put.map_err(|error| self.trouble(error))
+    }
+
     /// Removes the oldest dated backups of this folder, so that `keep` are left; how many went.
-    /// The new one stays, whatever the clock says.
-    pub(super) fn remove_older(&self, keep: u32) -> Result<usize, BackupError> {
+    /// The new one, `made`, stays, whatever the clock says.
+    pub(super) fn remove_older(&self, made: &Path, keep: u32) -> Result<usize, BackupError> {
         let failed = |path: PathBuf| {
-            |source| BackupError::NotRemoved { made: self.path.clone(), path, source }
+            |source| BackupError::NotRemoved { made: made.to_owned(), path, source }
         };
         let entries = fs::read_dir(&self.folder).map_err(failed(self.folder.clone()))?;
         let mut older: Vec<PathBuf> = entries
@@ -92,7 +119,7 @@ impl Target {
             .filter(|entry| entry.file_name().to_str().is_some_and(is_dated))
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
             .map(|entry| entry.path())
-            .filter(|path| *path != self.path)
+            .filter(|path| path != made)
             .collect();
         older.sort();
         let surplus = (older.len() + 1).saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
@@ -125,13 +152,29 @@ pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// A time as it stands in the names of files.
-pub(super) fn stamp(time: jiff::Timestamp) -> String {
+/// A time as it stands in the names of files: to the second.
+fn stamp(time: jiff::Timestamp) -> String {
     time.strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
-fn dated(time: jiff::Timestamp) -> String {
-    format!("{BEFORE}{}{AFTER}", stamp(time))
+/// Has a file take a name with the time in it, and waits for the next second while that of this
+/// one is taken: it says `AlreadyExists` then. Where it is, and what else was said.
+pub(super) fn under_a_date<T>(
+    name: impl Fn(&str) -> PathBuf,
+    mut take: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<(PathBuf, T)> {
+    let begun = Instant::now();
+    loop {
+        let path = name(&stamp(jiff::Timestamp::now()));
+        match take(&path) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && begun.elapsed() < PATIENCE =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            taken => return taken.map(|taken| (path, taken)),
+        }
+    }
 }
 
 fn is_dated(name: &str) -> bool {
@@ -171,13 +214,17 @@ impl Partial {
         &self.file
     }
 
-    /// Gives it its name, on the disk as well; how many bytes it has.
-    pub(super) fn settle(self, path: &Path, replace: bool) -> io::Result<u64> {
+    /// Gives it its name, on the disk as well; how many bytes it has. When that fails it is still
+    /// what it was.
+    pub(super) fn settle(&mut self, path: &Path, replace: bool) -> io::Result<u64> {
         self.file.sync_all()?;
         let bytes = self.file.metadata()?.len();
         let put = || match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
-            // Not every file system can; that there was nothing was seen before.
-            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&self.path, path),
+            // Not every file system can.
+            Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(path) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(&self.path, path),
+            },
             done => Ok(done?),
         };
         if replace { fs::rename(&self.path, path) } else { put() }?;
@@ -221,8 +268,8 @@ mod tests {
     #[test]
     fn only_exact_names_are_dated() {
         let time = "2026-11-26T16:45:07Z".parse().unwrap();
-        assert_eq!(dated(time), "codex-image-service-20261126T164507Z.db");
-        assert!(is_dated(&dated(time)));
+        assert_eq!(stamp(time), "20261126T164507Z");
+        assert!(is_dated("codex-image-service-20261126T164507Z.db"));
         for other in [
             "codex-image-service.db",
             "codex-image-service-20261126T164507Z.db-wal",

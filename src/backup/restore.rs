@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::place::{Partial, beside, is_part_of, real, stamp};
+use super::place::{Partial, beside, is_part_of, real, under_a_date};
 use crate::{
     config::Config,
     state_dir,
@@ -88,7 +88,7 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
     state_dir::make_file(&migrate_lock).map_err(io_error(&migrate_lock))?;
     let _starts = lock(&migrate_lock, database)?;
 
-    let partial = copy(from, database)?;
+    let mut partial = copy(from, database)?;
     // The copy, not what it was made from: disks fail.
     let contents = backup::verify(partial.path()).await?;
     let mut replaced = None;
@@ -137,8 +137,11 @@ fn lock_database(database: &Path) -> Result<File, RestoreError> {
 
 /// Gives the database another name as well, and takes its log, if it still has one, there.
 fn keep_current(database: &Path) -> Result<PathBuf, RestoreError> {
-    let kept = beside(database, &format!(".replaced-{}", stamp(jiff::Timestamp::now())));
-    fs::hard_link(database, &kept).map_err(io_error(&kept))?;
+    let (kept, ()) = under_a_date(
+        |stamp| beside(database, &format!(".replaced-{stamp}")),
+        |kept| fs::hard_link(database, kept),
+    )
+    .map_err(io_error(database))?;
     for end in ["-wal", "-journal"] {
         match fs::rename(beside(database, end), beside(&kept, end)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
