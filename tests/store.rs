@@ -146,6 +146,26 @@ fn a_newer_schema_is_refused_and_left_untouched() {
 }
 
 #[test]
+fn a_newer_schema_is_seen_in_the_log_alone() {
+    let service = Setup::painter().stopped();
+    service.key("early");
+    let path = service.state_dir().join("codex-image-service.db");
+    let mut database = Database::open(&path);
+    database.run(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'the future', TRUE, x'00', 1)",
+    );
+    database.crash(&path);
+    assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
+    for args in [&["serve"][..], &["keys", "list"]] {
+        let output = service.run(args);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("schema version 9999"), "{said}");
+    }
+}
+
+#[test]
 fn the_database_of_the_python_original_is_named_and_left_untouched() {
     let words = ["Python codex-image-service", "DATABASE_URL"];
     // In the journal mode that Python's driver leaves alone.

@@ -202,10 +202,6 @@ async fn serve(
         Role::Front | Role::All => (listen::sockets(&config, passed.listeners()?).await?, None),
     };
     let store = Store::open(&config.database).await?;
-    if store.is_fresh().await? {
-        // Before the first job, which makes files.
-        state_dir::mark_empty_folders(&config, &store.instance().await?);
-    }
     let metrics = Arc::new(Metrics::new());
 
     let draining = CancellationToken::new();
@@ -213,6 +209,10 @@ async fn serve(
     let hurry = CancellationToken::new();
     let stop_serving = CancellationToken::new();
     let (worker_bell, work_to_do, front_bell, finished) = bells(&config, role, bell)?;
+    if let Some(instance) = store.instance_if_fresh().await? {
+        // Before the first job, which makes files.
+        state_dir::mark_empty_folders(&config, &instance);
+    }
 
     let bells = work::Bells { worker: worker_bell.clone(), work_to_do, front: front_bell };
     let (engine, news) = engine.unzip();

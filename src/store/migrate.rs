@@ -96,6 +96,12 @@ enum Sight {
     Ours(Option<i64>),
 }
 
+impl Sight {
+    fn is_newest(&self) -> bool {
+        matches!(*self, Self::Ours(Some(version)) if version == newest())
+    }
+}
+
 fn refuse_others(path: &Path, sight: &Sight) -> Result<(), StoreError> {
     let name = || path.display().to_string();
     match *sight {
@@ -191,11 +197,22 @@ async fn sight_of(connection: &mut SqliteConnection) -> sqlx::Result<Sight> {
     Ok(Sight::Ours(version.fetch_one(connection).await?))
 }
 
+/// Whether nothing seems to be left to do, by a look that makes nothing. What is still in the log
+/// may say otherwise.
+pub(super) async fn seems_current(path: &Path) -> bool {
+    look(path).await.is_ok_and(|sight| sight.is_newest())
+}
+
+/// Whether nothing is left to do in a database that is open, its log included.
+pub(super) async fn holds_newest(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    Ok(sight_of(connection).await?.is_newest())
+}
+
 /// With what is still in the log; true when nothing is to be done.
 async fn is_current(path: &Path) -> Result<bool, StoreError> {
     let sight = recognise(&SqliteConnectOptions::new().filename(path).read_only(true)).await?;
     refuse_others(path, &sight)?;
-    Ok(matches!(sight, Sight::Ours(version) if version == Some(newest())))
+    Ok(sight.is_newest())
 }
 
 /// Whether a database is there, ours and of this version.

@@ -107,15 +107,40 @@ impl Store {
     ///
     /// Safe to be called by several processes at once: the migrations run under a file lock.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        migrate::bring_up_to_date(path, &options(path), true).await?;
-        Ok(Self::connect(path))
+        Self::open_or_make(path, true).await
     }
 
     /// Like [`Store::open`], but only for a database that is there: where there is none, nothing
     /// is made.
     pub async fn open_existing(path: &Path) -> Result<Self, StoreError> {
-        migrate::bring_up_to_date(path, &options(path), false).await?;
+        Self::open_or_make(path, false).await
+    }
+
+    async fn open_or_make(path: &Path, may_make: bool) -> Result<Self, StoreError> {
+        if let Some(store) = Self::open_current(path).await {
+            return Ok(store);
+        }
+        migrate::bring_up_to_date(path, &options(path), may_make).await?;
         Ok(Self::connect(path))
+    }
+
+    /// A database that is up to date, as at nearly every start: told by the connections that stay
+    /// open anyway, for somebody may wait for this start. None for any other, and for one that
+    /// cannot be read.
+    async fn open_current(path: &Path) -> Option<Self> {
+        if !migrate::seems_current(path).await {
+            return None;
+        }
+        let store = Self::connect(path);
+        let is_current = async {
+            let mut reader = store.read.acquire().await?;
+            migrate::holds_newest(&mut reader).await
+        };
+        if matches!(is_current.await, Ok(true)) {
+            return Some(store);
+        }
+        store.close().await;
+        None
     }
 
     /// A database that is there and up to date, only to be read; None for any other. Nothing is
@@ -143,10 +168,10 @@ impl Store {
         Ok(sqlx::query_scalar("SELECT id FROM instance").fetch_one(&self.read).await?)
     }
 
-    /// Was there never a job?
-    pub async fn is_fresh(&self) -> Result<bool, StoreError> {
-        let fresh = sqlx::query_scalar("SELECT NOT EXISTS (SELECT 1 FROM jobs)");
-        Ok(fresh.fetch_one(&self.read).await?)
+    /// The same, of a database in which there was never a job.
+    pub async fn instance_if_fresh(&self) -> Result<Option<String>, StoreError> {
+        let fresh = "SELECT id FROM instance WHERE NOT EXISTS (SELECT 1 FROM jobs)";
+        Ok(sqlx::query_scalar(fresh).fetch_optional(&self.read).await?)
     }
 
     /// Does the store answer? One small read.
