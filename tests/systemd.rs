@@ -302,6 +302,8 @@ fn front_and_worker_are_caged() {
         as_front("test -r /var/lib/codex-image-service/codex-image-service.db"),
         "its own state"
     );
+    assert!(as_front("test -e /etc/codex-image-service/config.toml"), "its settings");
+    assert!(as_front("test \"$(ls /var/lib)\" = codex-image-service"), "nobody else's state");
     for forbidden in [
         format!("ls {LOGINS}"),
         format!("cat {LOGINS}/main/auth.json"),

@@ -17,11 +17,16 @@
     def pid(unit):
         return machine.get_unit_property(unit, "MainPID")
 
+    # Where they really are: of the machine the front sees these folders, not its profile.
+    programs = machine.succeed(
+        "for name in ls nsenter; do dirname $(readlink -f $(command -v $name)); done"
+    ).split()
+
     def inside(unit, command):
         "In the unit's namespaces, as its user, with what it may and may not."
         user = machine.get_unit_property(unit, "User")
         return (
-            f"nsenter --target={pid(unit)} --mount --net --ipc --pid=/proc/{pid(unit)}/ns/pid_for_children "
+            f"PATH={':'.join(programs)} nsenter --target={pid(unit)} --mount --net --ipc --pid=/proc/{pid(unit)}/ns/pid_for_children "
             f"setpriv --reuid={user} --regid=codex-image --clear-groups --inh-caps=-all --no-new-privs {command}"
         )
 
@@ -42,6 +47,8 @@
         )
         login = "/var/lib/codex-image-worker/logins/main/auth.json"
         front, worker = "codex-image-service.service", "codex-image-worker.service"
+        machine.succeed(inside(front, "cat /var/lib/codex-image-service/codex-image-service.db > /dev/null"))
+        t.assertEqual(machine.succeed(inside(front, "ls /var/lib")).split(), ["codex-image-service"])
         machine.fail(inside(front, f"cat {login}"))
         machine.fail(inside(front, "ls /var/lib/codex-image-worker"))
         machine.fail(inside(front, f"ls /proc/{pid(worker)}/root"))

@@ -66,10 +66,33 @@ rec {
     // offline
     // {
       User = names.front;
+      # More than all need: the front owns and locks nothing, and changes nobody's identity.
+      SystemCallFilter = common.SystemCallFilter ++ [ "~@aio @chown @keyring @memlock @setuid" ];
       InaccessiblePaths = [
         "-${names.privateDir}"
       ]
       ++ lib.optional cfg.backup.enable "-${cfg.backup.path}";
+    };
+
+  # A root of its own that has what it needs and nothing else: neither the logins nor other services'
+  # state are there to be reached. It starts sooner so, too: with the machine's own root, systemd
+  # takes every mount below /proc, /sys and /dev off again, and the kernel waits at each.
+  ownRoot =
+    front:
+    lib.removeAttrs front [ "ReadWritePaths" ]
+    // {
+      RootDirectory = names.rootDir;
+      BindPaths = map (lib.escape [ ":" ]) front.ReadWritePaths;
+      BindReadOnlyPaths = [
+        "-${builtins.storeDir}"
+        "-/usr"
+        "/etc"
+        # The folder, not its sockets, as BindLogSockets= would: those may be made anew.
+        "/run/systemd/journal"
+      ];
+      BindLogSockets = false;
+      # Of this root. A folder for all may be the one above them.
+      InaccessiblePaths = map (path: "-+${lib.removePrefix "-" path}") front.InaccessiblePaths;
     };
 
   # The worker's user, as far as its folders go.

@@ -10,6 +10,8 @@ rec {
   # Both users': in it the front binds its own bell.
   bellsDir = "${runDir}/bells";
   workerBell = "${bellsDir}/worker.bell";
+  # Empty but for names: what the front sees of the machine is mounted in it.
+  rootDir = "${runDir}/root";
   # The worker's own: Codex's HOME, the homes in which it runs, and the logins.
   privateDir = "/var/lib/codex-image-worker";
   loginsDir = "${privateDir}/logins";

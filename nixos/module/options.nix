@@ -168,7 +168,8 @@ in
 
     environmentFile = secretFile ''
       Variables for all units and for the command, such as a proxy with a password in it (`HTTPS_PROXY=…`). They are stronger
-      than `settings`.
+      than `settings`. A file that one of them names must be where the units see it: the front has a root of its own,
+      with `/etc`, the store and `stateDir`.
     '' "/run/secrets/codex-image-environment";
 
     stateDir = mkOption {

@@ -107,7 +107,7 @@ in
         description = "Codex image service: front";
         wants = [ "codex-image-worker.socket" ];
         environment = idleExit cfg.idleExit.front;
-        serviceConfig = hardening.front // {
+        serviceConfig = hardening.ownRoot hardening.front // {
           ExecStart = command [
             program
             "--config"

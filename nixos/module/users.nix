@@ -47,6 +47,16 @@ in
     # All are here, so that nobody needs chmod to make a folder for the group.
     systemd.tmpfiles.settings."10-codex-image-service" = lib.mkMerge [
       { ${names.runDir} = owned "root" "0750"; }
+      (lib.mkIf cfg.split {
+        ${names.rootDir}.d = {
+          user = "root";
+          group = "root";
+          mode = "0755";
+        };
+        # Where programs that are in /usr look for their libraries.
+        "${names.rootDir}/lib".L.argument = "usr/lib";
+        "${names.rootDir}/lib64".L.argument = "usr/lib64";
+      })
       (lib.genAttrs (
         [
           names.bellsDir
