@@ -1,12 +1,16 @@
 {
   lib,
   stdenv,
+  buildPackages,
   rustPlatform,
   installShellFiles,
+  tzdata,
   versionCheckHook,
 }:
 let
   manifest = lib.importTOML ../Cargo.toml;
+  # In a cross build the program for the other machine is run by an emulator.
+  canRun = stdenv.hostPlatform.emulatorAvailable buildPackages;
 in
 rustPlatform.buildRustPackage (finalAttrs: {
   pname = manifest.package.name;
@@ -46,15 +50,24 @@ rustPlatform.buildRustPackage (finalAttrs: {
     "--test=keys"
     "--test=settings"
   ];
-
-  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
-    installShellCompletion --cmd ${finalAttrs.meta.mainProgram} \
-      --bash <($out/bin/${finalAttrs.meta.mainProgram} completions bash) \
-      --fish <($out/bin/${finalAttrs.meta.mainProgram} completions fish) \
-      --zsh <($out/bin/${finalAttrs.meta.mainProgram} completions zsh)
-    mkdir man && $out/bin/${finalAttrs.meta.mainProgram} man man
-    installManPage man/*.1
+  # The sandbox has no zone database. tzdata's own hook sets this for packages with buildInputs only.
+  preCheck = ''
+    export TZDIR=${tzdata}/share/zoneinfo
   '';
+
+  postInstall = lib.optionalString canRun (
+    let
+      program = "${stdenv.hostPlatform.emulator buildPackages} $out/bin/${finalAttrs.meta.mainProgram}";
+    in
+    ''
+      installShellCompletion --cmd ${finalAttrs.meta.mainProgram} \
+        --bash <(${program} completions bash) \
+        --fish <(${program} completions fish) \
+        --zsh <(${program} completions zsh)
+      mkdir man && ${program} man man
+      installManPage man/*.1
+    ''
+  );
 
   nativeInstallCheckInputs = [ versionCheckHook ];
   doInstallCheck = true;
