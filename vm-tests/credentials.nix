@@ -8,7 +8,7 @@
       accounts.main.authFile = "/run/seeds/main.json";
       adminPasswordFile = "/run/seeds/admin-password";
       sessionSecretFile = "/run/seeds/session-secret";
-      environmentFile = "/run/seeds/environment";
+      environmentFile = "/run/seeds/the environment";
     };
     # It would start the worker before there is a seed.
     systemd.timers.codex-image-worker.enable = false;
@@ -29,7 +29,7 @@
         "install -d -m 0700 /run/seeds",
         f"echo {password} > /run/seeds/admin-password",
         f"echo {secret} > /run/seeds/session-secret",
-        f"echo 'DATABASE_URL=\"sqlite:///{database}\"' > /run/seeds/environment",
+        f"echo 'DATABASE_URL=\"sqlite:///{database}\"' > '/run/seeds/the environment'",
         f"make-auth {first} 864000 -1000 > /run/seeds/main.json",
         "codex-image-service keys create laptop > /root/key",
     )
@@ -75,8 +75,10 @@
         t.assertEqual(machine.succeed(f"{login} -d username=admin -d password={password}"), "303")
 
     with subtest("no secret where others look"):
+        # The search follows links, which all units are on NixOS.
+        machine.succeed("grep -Rqs '^ExecStart=.*codex-image-service' /etc/systemd/system/")
         for value in [password, secret, first, second, third]:
-            machine.fail(f"grep -rqs {value} /etc/systemd/system/ /etc/codex-image-service/")
+            machine.fail(f"grep -Rqs {value} /etc/systemd/system/ /etc/codex-image-service/")
             machine.fail(f"journalctl --no-pager | grep {value}")
             for unit in ["codex-image-service.service", worker]:
                 pid = machine.get_unit_property(unit, "MainPID")

@@ -23,7 +23,7 @@ let
     exec ${lib.getExe' config.systemd.package "systemd-run"} --quiet --collect --wait "$terminal" \
       --service-type=exec --expand-environment=no --uid="$user" --gid=${names.group} \
       --working-directory="$PWD" --property=UMask=0007 --property=NoNewPrivileges=yes \
-      --property=EnvironmentFile=${cfg.environmentFile} --setenv=HOME="$home" --setenv=PATH="$PATH" \
+      --property=EnvironmentFile=${lib.escapeShellArg cfg.environmentFile} --setenv=HOME="$home" --setenv=PATH="$PATH" \
       --setenv=CODEX_IMAGE_SERVICE_ENV_FILE= \
       -- "$@"
   '';
@@ -63,7 +63,7 @@ let
     fi
     ${lib.optionalString (cfg.adminPasswordFile != null) ''
       if [ "$command" = admin ]; then
-        echo "codex-image-service: the password of the admin pages is what ${cfg.adminPasswordFile} holds (adminPasswordFile): change it there" >&2
+        echo ${lib.escapeShellArg "codex-image-service: the password of the admin pages is what ${cfg.adminPasswordFile} holds (adminPasswordFile): change it there"} >&2
         exit 1
       fi
     ''}
@@ -101,7 +101,7 @@ let
     fi
     ${lib.optionalString (cfg.environmentFile != null) inUnit}
     # Nothing of root's environment is the service's business.
-    exec env -i HOME="$home" PATH="$PATH" TERM="''${TERM-dumb}" LANG="''${LANG-C.UTF-8}" CODEX_IMAGE_SERVICE_ENV_FILE= \
+    exec ${lib.getExe' pkgs.coreutils "env"} -i HOME="$home" PATH="$PATH" TERM="''${TERM-dumb}" LANG="''${LANG-C.UTF-8}" CODEX_IMAGE_SERVICE_ENV_FILE= \
       ${setpriv} --reuid="$user" --regid=${names.group} --clear-groups --inh-caps=-all --no-new-privs \
       -- "$@"
   '';
