@@ -1,4 +1,5 @@
-# What the units may do, and that the front cannot reach the logins, nor a prompt a shell.
+# What the units may do, and that the front cannot reach the logins. That the real Codex has no shell
+# for a prompt is proven where it is at hand: tests/codex_is_caged.rs, tests/systemd.rs.
 {
   name = "codex-image-hardening";
   nodes.machine = {
@@ -65,8 +66,8 @@
 
     with subtest("the homes in which Codex runs are not where the front could make them"):
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"a red kite\"}'")
-        seen = machine.succeed("grep ^CODEX_HOME= /var/lib/codex-image-worker/home/environment.log")
-        t.assertTrue(all(line.startswith("CODEX_HOME=/var/lib/codex-image-worker/") for line in seen.split()), seen)
+        homes = machine.succeed("grep ^CODEX_HOME= /var/lib/codex-image-worker/home/environment.log").split()
+        t.assertTrue(all(home.startswith("CODEX_HOME=/var/lib/codex-image-worker/") for home in homes), homes)
 
     with subtest("the front has no network"):
         t.assertEqual(machine.succeed(inside(front, "ls /sys/class/net")).split(), ["lo"])
@@ -78,7 +79,7 @@
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"[fake listen]\"}'")
         t.assertEqual(machine.succeed("cat /var/lib/codex-image-worker/home/listen.log").strip(), "Operation not permitted")
 
-    with subtest("a prompt does not become a command, nor does Codex see what it need not"):
+    with subtest("the service makes no command of a prompt, nor shows Codex what it need not see"):
         machine.succeed("ask /v1/images/generate '{\"prompt\":\"$(touch /tmp/shell) `touch /tmp/shell`; touch /tmp/shell\"}'")
         # The last shows that the search sees it: /tmp may be a file system of its own.
         machine.succeed("mkdir /tmp/planted && touch /tmp/planted/shell")

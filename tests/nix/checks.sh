@@ -16,6 +16,32 @@ nix_tests() {
 nix_tools=tests/.cache/nix
 nix_files() { git ls-files --cached --others --exclude-standard -- '*.nix'; }
 
+# What NixOS's test driver checks scripts with.
+install_script_tools() {
+    local list=tests/nix/requirements.txt into=$nix_tools/python
+    cmp -s "$list" "$into/.installed" && return
+    say "installing mypy and pyflakes into $into (about 90 MB)"
+    rm -rf "$into"
+    if ! python3 -m venv "$into" >/dev/null 2>&1; then
+        rm -rf "$into"
+        install_packages python3-venv python3-pip
+        python3 -m venv "$into" || die "python3 makes no virtual environment"
+    fi
+    "$into/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+        --only-binary :all: -r "$list" || die "pip could not install mypy and pyflakes"
+    cp "$list" "$into/.installed"
+}
+
+# check_script FILE: as the driver does when a real Nix builds it, with the same options (nixpkgs,
+# nixos/lib/testing/driver.nix).
+check_script() {
+    local typed=$nix_work/typed.py
+    cat tests/nix/driver.py "$1" >"$typed"
+    $nix_tools/python/bin/mypy --cache-dir="$nix_tools/mypy" --no-implicit-optional --pretty \
+        --no-color-output "$typed" &&
+        PYFLAKES_BUILTINS=machine,subtest,t $nix_tools/python/bin/pyflakes "$1"
+}
+
 install_nix_tools() {
     [ -x $nix_tools/bin/nixfmt ] && [ -x $nix_tools/bin/deadnix ] && return
     say "installing nixfmt and deadnix into $nix_tools"
@@ -39,7 +65,7 @@ stand_in() {
 }
 
 nix_render() {
-    stand_in render nixos/module.nix "nixos/render/$1.nix" "$nix_work/$1"
+    stand_in render nixos/module.nix "$1" "$nix_work/$(basename "$1" .nix)"
 }
 
 # Rendered files equal the reviewed ones. To accept what is new, copy it as is said.
@@ -104,11 +130,17 @@ final: prev: {
 END
     check "nix flake" stand_in flake-check "$nix_work/tree"
     for name in default all-in-one; do
-        check "nix rendering $name" nix_render "$name"
+        check "nix rendering $name" nix_render "nixos/render/$name.nix"
         check "nix units $name" nix_same "tests/units/$name" "$nix_work/$name/etc/codex-image-rendered"
         check "nix settings $name" "$bin" --config "tests/units/$name/config.toml" check-config
     done
     check "nix options" nix_same nixos/OPTIONS.md "$nix_work/default/etc/codex-image-options.md"
+    install_script_tools
+    check "nix rendering scripts" nix_render tests/nix/scripts.nix
+    for name in vm-tests/*.nix; do
+        name=$(basename "$name" .nix)
+        check "nix script $name" check_script "$nix_work/scripts/etc/test-scripts/$name.py"
+    done
     if [ "$(id -u)" != 0 ]; then
         summary+=("nix tests: left out: the machines of NIXPKGS_STAND_IN need root")
     else
