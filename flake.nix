@@ -19,16 +19,31 @@
 
       nixFilesIn = folder: lib.filter (lib.hasSuffix ".nix") (lib.attrNames (builtins.readDir folder));
 
-      # Files of /etc of a configuration that is rendered for other distributions, see nixos/render.
-      rendered =
-        system: name: file:
-        (lib.nixosSystem {
-          inherit system;
-          modules = [
-            self.nixosModules.default
-            ./nixos/render/${name}.nix
-          ];
-        }).config.environment.etc.${file}.source;
+      # Configurations that are rendered for other distributions: files of their /etc.
+      renderings =
+        system:
+        lib.mapAttrs
+          (
+            _: configuration:
+            let
+              inherit
+                (lib.nixosSystem {
+                  inherit system;
+                  modules = [
+                    self.nixosModules.default
+                    configuration
+                  ];
+                })
+                config
+                ;
+            in
+            file: config.environment.etc.${file}.source
+          )
+          {
+            default = ./nixos/render/default.nix;
+            all-in-one = ./nixos/render/all-in-one.nix;
+            nginx = ./nixos/render/nginx.nix;
+          };
     in
     {
       overlays.default = final: _: {
@@ -68,6 +83,7 @@
         pkgs:
         let
           inherit (pkgs.stdenv.hostPlatform) system;
+          rendered = renderings system;
           same =
             name: ours: made:
             pkgs.runCommand name { } ''
@@ -85,18 +101,23 @@
             map
               (name: {
                 inherit name;
-                path = same "units-${name}" ./tests/units/${name} (rendered system name "codex-image-rendered");
+                path = same "units-${name}" ./tests/units/${name} (rendered.${name} "codex-image-rendered");
               })
               [
                 "default"
                 "all-in-one"
               ]
           );
-          options = same "options" ./nixos/OPTIONS.md (rendered system "default" "codex-image-options.md");
+          options = same "options" ./nixos/OPTIONS.md (rendered.default "codex-image-options.md");
+          nginx-snapshot = same "nginx" ./tests/nix/nginx.conf (rendered.nginx "codex-image-nginx.conf");
           assertions = import ./nixos/tests/assertions.nix {
-            inherit lib pkgs system;
+            inherit lib pkgs;
             module = self.nixosModules.default;
-            inherit (nixpkgs.lib) nixosSystem;
+          };
+          values = import ./nixos/tests/values.nix {
+            inherit lib pkgs system;
+            inherit (lib) nixosSystem;
+            module = self.nixosModules.default;
           };
           formatting = pkgs.runCommand "formatting" { } ''
             ${lib.getExe' pkgs.nixfmt "nixfmt"} --check ${./flake.nix} $(find ${./nixos} ${./vm-tests} -name '*.nix')

@@ -135,6 +135,8 @@ END
         check "nix settings $name" "$bin" --config "tests/units/$name/config.toml" check-config
     done
     check "nix options" nix_same nixos/OPTIONS.md "$nix_work/default/etc/codex-image-options.md"
+    check "nix rendering nginx" nix_render nixos/render/nginx.nix
+    check "nix nginx" nix_same tests/nix/nginx.conf "$nix_work/nginx/etc/codex-image-nginx.conf"
     install_script_tools
     check "nix rendering scripts" nix_render tests/nix/scripts.nix
     for name in vm-tests/*.nix; do
