@@ -3,6 +3,7 @@
 It draws a picture of its own for each turn. Words in the prompt change that:
 
     [fake sleep=S]   S seconds before the picture is paid for
+    [fake wait]      it is not paid for before there is a file $HOME/go
     [fake fail]      the turn ends without a picture
     [fake listen]    it tries to listen on a port of the kernel's choice; $HOME/listen.log has the error
 
@@ -54,7 +55,8 @@ def draw(thread, turn, prompt):
     item = {"type": "imageGeneration", "id": f"exec-{uuid.uuid4()}", "status": "in_progress"}
     say(method="item/started", params=about | {"item": item})
     until = time.monotonic() + float(words.get("sleep", 0))
-    while time.monotonic() < until and turn not in interrupted:
+    held = "wait" in words
+    while (time.monotonic() < until or held and not (HOME / "go").exists()) and turn not in interrupted:
         time.sleep(0.02)
     if "listen" in words:
         try:
