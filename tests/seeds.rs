@@ -152,17 +152,18 @@ fn a_home_without_a_login_takes_it() {
     round(&mut service);
     fs::remove_file(main(&service).join(AUTH)).unwrap();
     let log = round(&mut service);
-    assert!(
-        log.contains("seeded once more from the same credential; if that has been used"),
-        "{log}"
-    );
-    assert!(auth(&service) == seed);
+    assert!(log.contains("its seed was used already, so it is not taken again"), "{log}");
+    assert!(log.contains("logins add main"), "{log}");
+    assert!(!main(&service).join(AUTH).exists());
+    let other = give(&service, "main", "two", 2);
+    assert!(round(&mut service).contains("the login is seeded from its credential"));
+    assert!(auth(&service) == other && other != seed);
     // Damaged, or an API key: the same seed is spent, another is not.
     for content in ["", "\0\0\0", "{\"OPENAI_API_KEY\":\"sk-x\"}"] {
         fs::write(main(&service).join(AUTH), content).unwrap();
         assert!(round(&mut service).contains("its seed is in use already"));
         assert_eq!(auth(&service), content.as_bytes());
-        let other = give(&service, "main", "two", 1);
+        let other = give(&service, "main", "three", 1);
         assert!(round(&mut service).contains("the login is seeded anew"));
         assert!(auth(&service) == other);
     }

@@ -42,8 +42,9 @@ struct Seed {
 enum Plan {
     /// There is no login.
     First,
-    /// There is none any more, and this seed was used before.
-    Again,
+    /// There is none any more, and this seed was used before: somebody signed out, and its refresh
+    /// token may be spent.
+    SignedOut,
     /// The seed is another than the last one, and newer than the home's login, or that is none.
     Newer,
     /// It is the one that was used last.
@@ -58,7 +59,7 @@ enum Plan {
 
 impl Plan {
     fn copies(self) -> bool {
-        matches!(self, Self::First | Self::Again | Self::Newer)
+        matches!(self, Self::First | Self::Newer)
     }
 }
 
@@ -181,7 +182,7 @@ fn plan(home: &Path, seed: &Seed) -> io::Result<Plan> {
         _ => {}
     }
     let Some(own) = auth::read(home)? else {
-        return Ok(if used { Plan::Again } else { Plan::First });
+        return Ok(if used { Plan::SignedOut } else { Plan::First });
     };
     // Also when a kill came before that was written down.
     if used || own == seed.content {
@@ -243,11 +244,12 @@ fn tell(login: &str, plan: Plan, seed: &Seed) {
             "the login is seeded from its credential, which must not be used anywhere else: its \
              refresh token works only once"
         ),
-        Plan::Again => tracing::warn!(
+        Plan::SignedOut => tracing::warn!(
             login,
             seed,
-            "the login had no auth.json any more and is seeded once more from the same credential; \
-             if that has been used since, sign in anew"
+            "the login has no auth.json any more, and its seed was used already, so it is not taken \
+             again: its refresh token works only once. Sign in with `codex-image-service logins add \
+             {login}`, or give another credential"
         ),
         Plan::Newer => tracing::info!(
             login,
