@@ -165,8 +165,13 @@ mod tests {
     async fn a_file_that_shrank_is_an_error_and_not_a_short_answer() {
         let (file, _) = file(1000);
         let mut body = FileBody::new(file, 0, 1001);
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1000);
-        assert!(body.frame().await.unwrap().is_err());
+        let mut next = body.frame().await.unwrap();
+        // Where it comes from the cache, what is there comes first; not every file system has one.
+        if let Ok(frame) = next {
+            assert_eq!(frame.into_data().unwrap().len(), 1000);
+            next = body.frame().await.unwrap();
+        }
+        assert!(next.is_err());
         assert!(body.frame().await.is_none());
     }
 
