@@ -89,7 +89,7 @@ pub async fn make(
     let partial = Partial::make(&target.folder, 0o600).map_err(|error| target.trouble(error))?;
     if let Err(error) = backup::copy(database, partial.path()).await {
         return Err(match error {
-            error if backup::is_full(&error) => BackupError::Full(target.folder),
+            error if error.is_full() => BackupError::Full(target.folder),
             error => error.into(),
         });
     }

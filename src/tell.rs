@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     activity::UnderWay,
-    codex::{Engine, status::LoginStatus},
+    codex::{Engine, Failure, FailureCode, status::LoginStatus},
     store::{Store, StoreError, now, overview::ToldLogin},
 };
 
@@ -34,8 +34,7 @@ pub async fn front(
         return;
     }
     let started_at = now();
-    let mut teller =
-        Teller { store, engine, started_at, has_told: false, version: None, logins: None };
+    let mut teller = Teller { store, engine, started_at, itself: None, logins: None };
     let mut beginning = Some(beginning);
     loop {
         teller.tell_or_say().await;
@@ -55,11 +54,26 @@ struct Teller {
     store: Store,
     engine: Arc<dyn Engine>,
     started_at: i64,
-    /// Of itself.
-    has_told: bool,
     /// As it was told.
-    version: Option<String>,
+    itself: Option<Itself>,
     logins: Option<Vec<ToldLogin>>,
+}
+
+/// What a worker tells of itself.
+#[derive(PartialEq)]
+struct Itself {
+    /// Which Codex it is shows when somebody has a reason to ask it.
+    version: Option<String>,
+    /// What stands in the way of every picture; of logins each tells by itself.
+    problem: Option<Failure>,
+}
+
+impl Itself {
+    fn of(engine: &dyn Engine) -> Self {
+        let mut problems = engine.problems().into_iter();
+        let problem = problems.find(|problem| problem.code == FailureCode::CodexMissing);
+        Self { version: engine.version(), problem }
+    }
 }
 
 impl Teller {
@@ -71,12 +85,13 @@ impl Teller {
 
     async fn tell(&mut self) -> Result<(), StoreError> {
         let engine = Arc::clone(&self.engine);
-        let look = move || (engine.version(), engine.logins());
-        let Ok((version, logins)) = tokio::task::spawn_blocking(look).await else { return Ok(()) };
-        // Which Codex it is shows when somebody has a reason to ask it.
-        if !self.has_told || self.version != version {
-            self.store.tell_worker(self.started_at, version.as_deref()).await?;
-            (self.has_told, self.version) = (true, version);
+        let look = move || (Itself::of(engine.as_ref()), engine.logins());
+        let Ok((itself, logins)) = tokio::task::spawn_blocking(look).await else { return Ok(()) };
+        if self.itself.as_ref() != Some(&itself) {
+            let Itself { version, problem } = &itself;
+            let problem = problem.as_ref().map(|it| (it.code.as_str(), it.message.as_str()));
+            self.store.tell_worker(self.started_at, version.as_deref(), problem).await?;
+            self.itself = Some(itself);
         }
         let known = match &mut self.logins {
             Some(known) => known,

@@ -456,7 +456,7 @@ fn one_of_the_former_version_is_brought_up_to_date() {
     assert_eq!(Database::of(&service).number(version), 4);
     service.start();
     let mut database = Database::of(&service);
-    assert_eq!(database.number(version), 5);
+    assert_eq!(database.number(version), 6);
     assert_eq!(database.number("SELECT count(*) FROM jobs"), 30);
     let counted = "SELECT id || ' ' || jobs || ' ' || images FROM api_keys ORDER BY id";
     assert_eq!(database.texts(counted)[..3], ["a 10 10", "b 20 20", "unused 0 0"]);

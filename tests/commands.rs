@@ -595,5 +595,11 @@ fn a_failed_start_is_not_ready() {
     let output = command.env("NOTIFY_SOCKET", &path).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     manager.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    assert!(manager.recv(&mut [0; 64]).is_err(), "nothing is said");
+    // Why, for `systemctl status`, and nothing else.
+    let mut said = [0; 4096];
+    let length = manager.recv(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]);
+    assert!(said.starts_with("STATUS=failed: ") && said.contains(&address.to_string()), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(manager.recv(&mut [0; 64]).is_err(), "nothing more is said");
 }

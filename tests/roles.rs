@@ -17,7 +17,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Db, Reply, Service, Setup, fake, process, wait_for, wait_for_within};
+use support::{Db, Disk, Reply, Service, Setup, fake, process, wait_for, wait_for_within};
 
 /// What wakes by a bell wakes within this, and what wakes without one does not: the front looks
 /// by itself every 2 s, the worker every 10 s.
@@ -208,6 +208,36 @@ fn a_front_tells_that_its_worker_has_no_login() {
     fs::remove_file(front.codex_home().join("auth.json")).unwrap();
     let _worker = Worker::start(&front);
     wait_for("the trouble", || (problems(&front) == ["not_logged_in"]).then_some(()));
+}
+
+#[test]
+fn a_front_tells_that_its_worker_has_no_codex() {
+    let front = Setup::fake().set("CODEX_BIN", "/nowhere/codex").args(&["--role", "front"]).start();
+    let worker = Worker::start(&front);
+    wait_for("the trouble", || (problems(&front) == ["codex_missing"]).then_some(()));
+    let told = front.get("/ready").json()["problems"][0].clone();
+    assert!(told["message"].as_str().unwrap().contains("CODEX_BIN"), "{told}");
+    worker.stop();
+    // One that finds it again says so.
+    let mut command = front.command(&["serve", "--role", "worker"]);
+    let mut other = command.env("CODEX_BIN", fake::binary()).spawn().unwrap();
+    wait_until_ready(&front);
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn a_front_sees_that_there_is_no_place_for_pictures() {
+    let setup = Setup::fake().args(&["--role", "front"]);
+    let Some(disk) = Disk::new(&setup.path("pictures"), "size=80m") else { return };
+    let folder = setup.path("pictures").join("generated");
+    let front = setup.set("GENERATED_DIR", &folder).start();
+    let _worker = Worker::start(&front);
+    wait_until_ready(&front);
+    disk.fill();
+    wait_for("the trouble", || (problems(&front) == ["storage"]).then_some(()));
+    disk.make_room();
+    wait_until_ready(&front);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use support::{
 };
 
 /// As many as there are files in `migrations/`.
-const MIGRATIONS: i64 = 5;
+const MIGRATIONS: i64 = 6;
 
 /// What the Python service made, as far as it matters here.
 const ORIGINAL: &str = "
@@ -454,16 +454,18 @@ fn a_full_disk_refuses_jobs_and_loses_none() {
         }
         Some(reply)
     });
-    let body = refused.expect(500).json();
-    assert_eq!(body["error"]["code"], "internal_error");
+    assert_eq!(refused.header("retry-after"), Some("60"));
+    let body = refused.expect(503).json();
+    assert_eq!(body["error"]["code"], "storage_full");
     assert_eq!(body["detail"], body["error"]["message"]);
-    assert!(!body.to_string().contains("disk"), "no word of our own troubles: {body}");
+    let body = body.to_string();
+    assert!(!body.contains('/') && !body.contains("database"), "which disk is ours: {body}");
     // A reference needs room as well.
     let picture = pictures::unique(&pictures::Kind::default(), "reference");
     let picture = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, picture);
     let with_reference = json!({"prompt": "a kite", "reference_images_base64": [picture]});
-    service.post_json("/v1/images/jobs", &with_reference).expect(500);
-    service.post_json("/v1/images/generate", &json!({"prompt": prompt})).expect(500);
+    service.post_json("/v1/images/jobs", &with_reference).expect(503);
+    service.post_json("/v1/images/generate", &json!({"prompt": prompt})).expect(503);
 
     // What needs no room goes on.
     assert_eq!(service.get("/health").status, 200);
@@ -539,7 +541,7 @@ fn a_claim_that_was_not_written_draws_nothing() {
     // Until the log has no room left, not even for the few bytes of a claim.
     wait_for("a refusal", || {
         let reply = service.post_json("/v1/images/jobs", &json!({"prompt": "[fake job=other]"}));
-        (reply.status == 500).then_some(())
+        (reply.status == 503).then_some(())
     });
 
     let log = service.path("worker.log");

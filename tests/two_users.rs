@@ -351,3 +351,22 @@ fn a_front_that_may_not_write_is_not_ready() {
     let expected = json!([{"code": "store", "message": "The database cannot be written."}]);
     assert_eq!(problems, expected);
 }
+
+#[test]
+fn a_database_of_somebody_else_ends_the_start_with_their_names() {
+    let Some(place) = Place::new() else { return };
+    place.key();
+    let database = place.state().join("codex-image-service.db");
+    give(&database, 0).unwrap();
+    allow(&database, 0o644);
+    for (user, role) in [(FRONT, "front"), (WORKER, "worker")] {
+        let output = place.run(user, &["serve", "--role", role]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let path = database.display();
+        let expected = format!(
+            "{path} can't be written by this user ({user}); it belongs to user 0 and has mode 0644."
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
+}

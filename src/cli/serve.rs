@@ -102,13 +102,13 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
     // Before any thread: it takes variables out of the environment.
     let passed = match Passed::take() {
         Ok(passed) => passed,
-        Err(error) => return fail(&error),
+        Err(error) => return fail_to_start(&error),
     };
     let read = Sources::of_process(file)
         .and_then(|sources| Config::load(&sources).map(|config| (sources, config)));
     let (sources, config) = match read {
         Ok(read) => read,
-        Err(error) => return fail(&error),
+        Err(error) => return fail_to_start(&error),
     };
     let guard = telemetry::init(config.live.now().log_level, config.log_format);
     let reload = Reload::new(sources, &config, guard.level());
@@ -171,9 +171,15 @@ fn run_with(
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Also where the journal does not look: a start that fails must be seen.
-            fail(error.as_ref())
+            fail_to_start(error.as_ref())
         }
     }
+}
+
+/// Says why also in `systemctl status`.
+fn fail_to_start(error: &dyn std::error::Error) -> ExitCode {
+    systemd::status(&format!("failed: {error}"));
+    fail(error)
 }
 
 async fn serve(
@@ -202,6 +208,7 @@ async fn serve(
         Role::Front | Role::All => (listen::sockets(&config, passed.listeners()?).await?, None),
     };
     let store = Store::open(&config.database).await?;
+    store.check_writable().await?;
     let metrics = Arc::new(Metrics::new());
 
     let draining = CancellationToken::new();

@@ -34,7 +34,7 @@ pub(super) enum Sending {
     /// login rest. `Retry-After` tells when the first is back, if that is known.
     #[response(status = 429, headers(("Retry-After" = Option<u32>, description = "Seconds."), ("x-should-retry" = Option<String>, description = "`false` where a repetition within a minute cannot help.")))]
     Quota(ErrorBody),
-    /// `queue_full`, `too_many_uploads` or `shutting_down`, with `Retry-After`.
+    /// `queue_full`, `too_many_uploads`, `storage_full` or `shutting_down`, with `Retry-After`.
     #[response(status = 503, headers(("Retry-After" = Option<u32>, description = "Seconds.")))]
     Unavailable(ErrorBody),
 }

@@ -98,6 +98,8 @@ pub enum ApiError {
         /// Its state.
         state: &'static str,
     },
+    /// Nothing more fits on the service's disk.
+    StorageFull,
     /// Our fault. The text is in the log, under the request's id.
     Internal,
 }
@@ -105,7 +107,7 @@ pub enum ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
-        Self::Internal
+        if error.is_full() { Self::StorageFull } else { Self::Internal }
     }
 }
 
@@ -326,6 +328,12 @@ impl ApiError {
                 INVALID,
                 "job_is_final",
                 &format!("The job is {state} and can't be cancelled."),
+            ),
+            Self::StorageFull => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "storage_full",
+                "The service's disk is full; its owner has to make room",
             ),
             Self::Internal => answer(
                 StatusCode::INTERNAL_SERVER_ERROR,

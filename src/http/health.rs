@@ -127,7 +127,7 @@ async fn look(app: &App) -> Vec<Problem> {
     let mut problems = Vec::new();
     if !app.store.answers().await {
         problems.push(problem("store", "The database does not answer."));
-    } else if !app.store.is_writable().await {
+    } else if app.store.check_writable().await.is_err() {
         problems.push(problem("store", "The database cannot be written."));
     }
     match app.engine.clone() {
@@ -136,30 +136,40 @@ async fn look(app: &App) -> Vec<Problem> {
             for failure in found.unwrap_or_default() {
                 problems.push(problem(failure.code.as_str(), &failure.message));
             }
-            let folder = app.generated_dir.clone();
-            let looked = move || images::check_folder(&folder).map(|()| free_bytes(&folder));
-            match tokio::task::spawn_blocking(looked).await {
-                Ok(Ok(free)) if free < LITTLE_SPACE => {
-                    problems.push(problem("storage", "The disk of the finished pictures is full."));
-                }
-                Ok(Ok(_)) => {}
-                _ => problems.push(problem(
-                    "storage",
-                    "The folder of the finished pictures is missing or can't be written.",
-                )),
-            }
         }
         None if !has_worker(app).await => {
             problems.push(problem("no_worker", "No worker is running (serve --role worker)."));
         }
         // What it told the last time it looked.
-        None => problems.extend(no_usable_login(app).await),
+        None => {
+            problems.extend(told_of_itself(app).await);
+            problems.extend(no_usable_login(app).await);
+        }
     }
+    problems.extend(no_place(app).await);
     if let Ok(Some(back)) = app.all_rest_until().await {
         let reasons = app.store.rest_reasons().await.unwrap_or_default();
         problems.push(problem("logins_rest", &all_rest(back, &reasons)));
     }
     problems
+}
+
+/// What is wrong with the place where the pictures go.
+async fn no_place(app: &App) -> Option<Problem> {
+    let folder = app.generated_dir.clone();
+    let looked = move || images::check_folder(&folder).map(|()| free_bytes(&folder));
+    let words = match tokio::task::spawn_blocking(looked).await {
+        Ok(Ok(free)) if free >= LITTLE_SPACE => return None,
+        Ok(Ok(_)) => "The disk of the finished pictures is full.",
+        _ => "The folder of the finished pictures is missing or can't be written.",
+    };
+    Some(problem("storage", words))
+}
+
+/// What keeps the worker from drawing, whatever the logins.
+async fn told_of_itself(app: &App) -> Option<Problem> {
+    let told = app.store.worker_facts().await.unwrap_or_default();
+    Some(problem(&told.problem_code?, &told.problem.unwrap_or_default()))
 }
 
 /// What is wrong with the logins when the worker could use none of them.

@@ -56,9 +56,3 @@ pub async fn write_log_back(database: &Path) -> Result<(), StoreError> {
     sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await?;
     Ok(connection.close().await?)
 }
-
-/// Whether the disk had no room left: `SQLITE_FULL`.
-#[must_use]
-pub fn is_full(error: &StoreError) -> bool {
-    matches!(error, StoreError::Sql(error) if migrate::code_of(error).as_deref() == Some("13"))
-}

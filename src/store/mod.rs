@@ -20,7 +20,7 @@ pub mod overview;
 pub mod retired;
 pub mod submissions;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection as _, Sqlite, SqlitePool,
@@ -40,6 +40,9 @@ pub enum StoreError {
     /// `SQLite` or the disk failed; the text stays in the log.
     #[error("the database failed: {0}")]
     Sql(#[from] sqlx::Error),
+    /// The same of a commit that several jobs shared.
+    #[error("the database failed: {0}")]
+    Commit(Arc<sqlx::Error>),
     /// The embedded migrations could not be applied.
     #[error("the database could not be brought up to date: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -87,6 +90,34 @@ pub enum StoreError {
         /// The newest that this program holds.
         known: i64,
     },
+    /// It is there, and this user may not write it.
+    #[error(
+        "{path} can't be written by this user ({user}); it belongs to user {owner} and has mode \
+         {mode:04o}. Give it to this user, or run as that one."
+    )]
+    NotWritable {
+        /// The database, or its folder.
+        path: String,
+        /// The user's id.
+        user: u32,
+        /// Its owner's id.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl StoreError {
+    /// Whether the disk had no room left: `SQLITE_FULL`.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let is_full = |error| migrate::code_of(error).as_deref() == Some("13");
+        match self {
+            Self::Sql(error) => is_full(error),
+            Self::Commit(error) => is_full(error),
+            _ => false,
+        }
+    }
 }
 
 /// The database. Clones share the connections.
@@ -192,16 +223,21 @@ impl Store {
         look.await.is_ok()
     }
 
-    /// May this process write the database, and make the files that `SQLite` puts beside it?
-    pub async fn is_writable(&self) -> bool {
+    /// May this process write the database, and make the files that `SQLite` puts beside it? A
+    /// connection that was opened while it might not is never allowed to.
+    ///
+    /// # Errors
+    /// [`StoreError::NotWritable`], or what the system said of the file.
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
         use rustix::fs::{Access, access};
         let path = Arc::clone(&self.path);
         let look = move || {
             let folder = path.parent().unwrap_or(&path);
-            access(&*path, Access::WRITE_OK).is_ok()
-                && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+            may(&path, access(&*path, Access::WRITE_OK))?;
+            may(folder, access(folder, Access::WRITE_OK | Access::EXEC_OK))
         };
-        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.map_err(|panic| StoreError::Sql(sqlx::Error::Protocol(panic.to_string())))?
     }
 
     /// Ends the connections, so that the log is written back into the database.
@@ -222,6 +258,21 @@ async fn keep_if_well<T>(
         let _ = writer.close().await;
     }
     outcome
+}
+
+/// Says whose file it is when it may not be written.
+fn may(path: &Path, allowed: rustix::io::Result<()>) -> Result<(), StoreError> {
+    let Err(error) = allowed else { return Ok(()) };
+    let name = path.display().to_string();
+    match (error, std::fs::metadata(path)) {
+        (rustix::io::Errno::ACCESS, Ok(file)) => Err(StoreError::NotWritable {
+            path: name,
+            user: rustix::process::geteuid().as_raw(),
+            owner: file.uid(),
+            mode: file.mode() & 0o7777,
+        }),
+        _ => Err(StoreError::Io { path: name, source: error.into() }),
+    }
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -95,6 +95,10 @@ pub struct WorkerFacts {
     pub started_at: Option<i64>,
     /// The version of Codex that it found.
     pub codex_version: Option<String>,
+    /// What stands in the way of every picture, whatever the logins.
+    pub problem_code: Option<String>,
+    /// The same in words.
+    pub problem: Option<String>,
     /// When it cleans up next, in milliseconds; None: a timer does, or it has not said yet.
     pub next_cleanup_at: Option<i64>,
 }
@@ -167,22 +171,27 @@ impl Store {
 
     /// What the worker told of itself.
     pub async fn worker_facts(&self) -> Result<WorkerFacts, StoreError> {
-        Ok(sqlx::query_as("SELECT started_at, codex_version, next_cleanup_at FROM worker_status")
-            .fetch_one(&self.read)
-            .await?)
+        Ok(sqlx::query_as("SELECT * FROM worker_status").fetch_one(&self.read).await?)
     }
 
-    /// The worker tells when it started and which Codex it found.
+    /// The worker tells when it started, which Codex it found, and what stands in the way of every
+    /// picture: a code and a sentence.
     pub async fn tell_worker(
         &self,
         started_at: i64,
         codex_version: Option<&str>,
+        problem: Option<(&str, &str)>,
     ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE worker_status SET started_at = ?, codex_version = ?")
-            .bind(started_at)
-            .bind(codex_version)
-            .execute(&self.write)
-            .await?;
+        sqlx::query(
+            "UPDATE worker_status SET started_at = ?, codex_version = ?, problem_code = ?, \
+             problem = ?",
+        )
+        .bind(started_at)
+        .bind(codex_version)
+        .bind(problem.map(|(code, _)| code))
+        .bind(problem.map(|(_, words)| words))
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 

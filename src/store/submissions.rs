@@ -3,6 +3,8 @@
 //! A disk makes a few hundred to a few thousand commits a second; callers who arrive together
 //! travel in one. Nobody is told "accepted" before the commit that holds their job returned.
 
+use std::sync::Arc;
+
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
@@ -86,7 +88,7 @@ pub enum Submitted {
     KeyGone,
 }
 
-type Reply = oneshot::Sender<Result<Submitted, String>>;
+type Reply = oneshot::Sender<Result<Submitted, Arc<sqlx::Error>>>;
 
 /// The way in for new jobs. Clones share one writer.
 #[derive(Clone)]
@@ -95,8 +97,9 @@ pub struct Submissions {
 }
 
 impl Submissions {
-    /// Starts the task that commits what arrives while fewer than `queue_max` jobs wait, and calls `committed` after each commit: a job
-    /// is announced also when its caller went away in the meantime.
+    /// Starts the task that commits what arrives while fewer than `queue_max` jobs wait, and calls
+    /// `committed` after each commit: a job is announced also when its caller went away in the
+    /// meantime.
     #[must_use]
     pub fn start(
         store: Store,
@@ -113,10 +116,7 @@ impl Submissions {
         let (reply, answer) = oneshot::channel();
         let gone = || StoreError::Sql(sqlx::Error::WorkerCrashed);
         self.sender.send((job, reply)).await.map_err(|_| gone())?;
-        answer
-            .await
-            .map_err(|_| gone())?
-            .map_err(|text| StoreError::Sql(sqlx::Error::Protocol(text)))
+        answer.await.map_err(|_| gone())?.map_err(StoreError::Commit)
     }
 }
 
@@ -138,8 +138,9 @@ async fn commit_batches(
                 }
             }
             Err(error) => {
+                let error = Arc::new(error);
                 for reply in replies {
-                    let _ = reply.send(Err(error.to_string()));
+                    let _ = reply.send(Err(Arc::clone(&error)));
                 }
             }
         }

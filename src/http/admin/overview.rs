@@ -68,6 +68,7 @@ struct OverviewPage {
 struct Service {
     version: &'static str,
     codex_version: Option<String>,
+    codex_problem: Option<String>,
     uptime: String,
     worker_uptime: Option<String>,
     /// Free, and all.
@@ -128,6 +129,7 @@ async fn service(app: &App, has_worker: bool, now: i64) -> Result<Service, Troub
     Ok(Service {
         version: env!("CARGO_PKG_VERSION"),
         codex_version: facts.codex_version,
+        codex_problem: facts.problem,
         uptime: show::span(up),
         worker_uptime: facts.started_at.map(|at| show::span(now.saturating_sub(at))),
         disk: disk.ok().flatten().map(|(free, all)| (bytes(free), bytes(all))),

@@ -68,7 +68,7 @@ impl IntoResponse for Trouble {
 impl From<StoreError> for Trouble {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed under an admin page");
-        Self::Broken
+        if error.is_full() { ApiError::StorageFull.into() } else { Self::Broken }
     }
 }
 

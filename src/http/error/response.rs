@@ -15,6 +15,8 @@ use crate::{codex::FailureCode, store::jobs::JobState};
 pub(in crate::http) const JOB_ID: HeaderName = HeaderName::from_static("x-job-id");
 /// Seconds after which a refused caller may try again.
 const RETRY_SOON: &str = "5";
+/// The same where somebody has to do something first.
+const RETRY_LATER: &str = "60";
 /// The same at the end of a process: the next one starts in that moment, or waits in the socket.
 const RETRY_AT_ONCE: &str = "1";
 /// Seconds for which OpenAI's clients wait before they repeat a request, at most.
@@ -106,6 +108,9 @@ impl ApiError {
             }
             Self::QueueFull | Self::Busy => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_SOON));
+            }
+            Self::StorageFull => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_LATER));
             }
             Self::ShuttingDown { job: None } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AT_ONCE));

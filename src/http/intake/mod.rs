@@ -6,7 +6,7 @@ pub(super) mod json;
 pub(super) mod native;
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -196,7 +196,10 @@ impl Place {
     pub(super) fn refuse(&self, reason: &BadReference) -> ApiError {
         if let BadReference::Io(error) = reason {
             tracing::error!(%error, "a reference could not be stored");
-            return ApiError::Internal;
+            return match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ApiError::StorageFull,
+                _ => ApiError::Internal,
+            };
         }
         self.refuse_for(&reason.to_string())
     }
