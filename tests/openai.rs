@@ -372,6 +372,7 @@ fn blank_lines_hold_a_connection_when_that_is_wanted() {
     let slow =
         generations(&lab.service, &json!({"prompt": "a kite [stub image_latency=3]"})).expect(200);
     assert!(slow.text().starts_with("\n\n"), "blank lines first");
+    assert_eq!(slow.header("x-accel-buffering"), Some("no"), "else nginx keeps them to itself");
     decoded(&slow.json()["data"][0]);
     // An error comes under 200 then; before the first blank line it has its own status.
     let late = json!({"prompt": "a kite [stub mode=moderated image_latency=2.5]"});

@@ -97,8 +97,7 @@ pub(super) fn follow(app: App, job: Job, headers: &HeaderMap) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Else nginx collects the events until it has a page of them.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    respond::unbuffered(headers);
     respond::set(headers, JOB_ID, &id);
     response
 }

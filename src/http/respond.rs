@@ -33,6 +33,11 @@ pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// For what is sent bit by bit: else nginx collects it until it has a page.
+pub(super) fn unbuffered(headers: &mut HeaderMap) {
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
 /// Where a job is asked for.
 pub(super) fn job_path(id: &str) -> String {
     format!("/v1/images/jobs/{id}")

@@ -230,6 +230,7 @@ pub(super) async fn when_final(app: App, ticket: Ticket, wish: Wish) -> Result<R
         None => Ok(answer.as_mut().await),
         Some(interval) => tokio::time::timeout(interval, answer.as_mut()).await,
     };
+    let is_late = early.is_err();
     let body = match (early, keepalive) {
         (Ok(segments), _) => Body::new(Base64Body::new(segments?)),
         (Err(_), interval) => {
@@ -243,7 +244,11 @@ pub(super) async fn when_final(app: App, ticket: Ticket, wish: Wish) -> Result<R
             super::stream::body("\n", interval, true, answer)
         }
     };
-    Ok(respond_with(body, "application/json", &id))
+    let mut response = respond_with(body, "application/json", &id);
+    if is_late {
+        respond::unbuffered(response.headers_mut());
+    }
+    Ok(response)
 }
 
 pub(super) fn respond_with(body: Body, kind: &'static str, job: &str) -> Response {

@@ -15,6 +15,7 @@ use super::{
     super::{
         App, accept,
         error::{ApiError, Dress},
+        respond,
     },
     answer::{About, join, open, respond_with, text},
     fields::{Route, Wish},
@@ -54,8 +55,7 @@ pub(super) fn answer(app: App, ticket: &Ticket, wish: Wish, route: Route) -> Res
     );
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Else nginx collects the events until it has a page of them.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    respond::unbuffered(headers);
     response
 }
 
