@@ -77,7 +77,35 @@
         }
       );
 
-      nixosModules.default = ./nixos/module.nix;
+      nixosModules.default = {
+        # Imported twice it counts once.
+        key = "codex-image-service#nixosModules.default";
+        _file = ./flake.nix;
+        imports = [
+          ./nixos/module.nix
+          # The host's nixpkgs may be older than its Rust or its Codex may be. Weaker than any default
+          # that somebody sets.
+          (
+            { pkgs, ... }:
+            let
+              inherit (pkgs.stdenv.hostPlatform) system;
+              weak = lib.mkOverride 1400;
+            in
+            {
+              _file = ./flake.nix;
+              services.codex-image-service = {
+                package = weak (pkgs.codex-image-service or self.packages.${system}.default);
+                codexPackage = weak (
+                  if lib.versionAtLeast (pkgs.codex.version or "0") "0.122.0" then
+                    pkgs.codex
+                  else
+                    nixpkgs.legacyPackages.${system}.codex
+                );
+              };
+            }
+          )
+        ];
+      };
 
       checks = eachSystem (
         pkgs:
