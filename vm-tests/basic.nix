@@ -21,6 +21,7 @@
 
   testScript = ''
     import json
+    import shlex
 
     site = "http://pictures.test"
     machine.wait_for_unit("nginx.service")
@@ -67,7 +68,6 @@
         head = machine.succeed("tr -d '\\r' < /tmp/head").lower()
         for line in [
             "content-type: image/png",
-            "cache-control: max-age=3600",
             "x-of-the-host: yes",
         ]:
             t.assertIn(line, head.splitlines())
@@ -77,6 +77,34 @@
         machine.fail(f"{as_nginx} cat /var/lib/codex-image-service/codex-image-service.db")
         machine.fail(f"{as_nginx} ls /run/codex-image-service")
         machine.systemctl("start codex-image-service.socket")
+
+    with subtest("its headers are the service's, whole, in part and unchanged"):
+        def headers(address, *words):
+            said = machine.succeed(shlex.join(["curl", "-fsS", "-o", "/tmp/y", "-D", "-", *words, address]))
+            status, *lines = said.replace("\r", "").strip().splitlines()
+            found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            date = found["last-modified"]
+            # Of the server, the connection, the host and the request; each has its own tags and clock; and
+            # a part needs not say that there are parts.
+            for name in ["server", "date", "connection", "etag", "last-modified", "accept-ranges", "x-of-the-host", "x-request-id"]:
+                found.pop(name, None)
+            return status.split()[1], found, date
+
+        by_service = f"http://127.0.0.1:8000/generated/{url.rsplit('/', 1)[1]}"
+        for status, options in [("200", []), ("200", ["--head"]), ("206", ["-H", "Range: bytes=0-9"])]:
+            t.assertEqual(headers(by_service, *options)[:2], headers(url, *options)[:2])
+            t.assertEqual(headers(url, *options)[0], status)
+        kept, again = [headers(address, "-H", f"If-Modified-Since: {headers(address)[2]}") for address in [by_service, url]]
+        t.assertEqual((kept[0], again[0]), ("304", "304"))
+        # nginx says all of it again.
+        t.assertEqual(kept[1], {name: again[1][name] for name in kept[1]})
+        t.assertEqual(again[1]["x-content-type-options"], "nosniff")
+
+    with subtest("and nothing else of the host has them"):
+        said = machine.succeed("curl -sS -o /dev/null -D - http://pictures.test/health http://127.0.0.1/").lower()
+        t.assertIn("x-of-the-host: yes", said)
+        for name in ["content-security-policy", "max-age"]:
+            t.assertNotIn(name, said)
 
     with subtest("who may reach the sockets is the folder's to say, and only root makes them"):
         run = "/run/codex-image-service"

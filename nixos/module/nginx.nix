@@ -4,10 +4,17 @@ let
   cfg = config.services.codex-image-service;
   names = import ./names.nix;
   host = cfg.nginx.virtualHost;
-  vhost = config.services.nginx.virtualHosts.${host};
+  vhost = import ./vhost.nix { inherit config lib; };
   prefix = lib.removeSuffix "/" cfg.nginx.path;
   pictures = cfg.settings.generated_dir;
   literally = lib.escapeRegex prefix;
+  # What the service itself says of a picture; src/http/generated.rs has the reasons.
+  ofPictures = {
+    Cache-Control = "public, max-age=3600";
+    Content-Security-Policy = "default-src 'none'; sandbox";
+    X-Content-Type-Options = "nosniff";
+  };
+  variable = header: "$codex_image_${lib.toLower (lib.replaceStrings [ "-" ] [ "_" ] header)}";
 
   # Host with its port, and Origin as it came: by them forms of other sites are told from ours.
   # No connection is kept: one that the front closes when it has nothing to do would break a request.
@@ -46,7 +53,20 @@ in
           POST $binary_remote_addr;
         }
         limit_req_zone $codex_image_login zone=codex_image_login:1m rate=${cfg.nginx.loginRate};
-      '';
+      ''
+      # Beside the pictures they are empty, and not sent. An add_header below would take the place of
+      # all that stands up here, such as the host's HSTS.
+      + lib.optionalString cfg.nginx.servePictures (
+        lib.concatStrings (
+          lib.mapAttrsToList (header: value: ''
+            map $request_filename ${variable header} {
+              default "";
+              "~^${lib.escapeRegex pictures}/img_[^/]+$" "${value}";
+            }
+            add_header ${header} ${variable header} always;
+          '') ofPictures
+        )
+      );
       virtualHosts.${host}.locations = lib.mkMerge [
         {
           "${prefix}/" = front "";
@@ -59,18 +79,17 @@ in
         }
         (lib.mkIf cfg.nginx.servePictures {
           # Only names that the service gives. What is not there, or cannot be read, is the service's to answer.
-          "~ ^${literally}/generated/(img_[0-9a-f]+(?:_[0-9]+)?\\.(?:png|jpg|webp))$" = {
+          "~ ^${literally}/generated/(?<codex_image_file>img_[0-9a-f]+(?:_[0-9]+)?\\.(?:png|jpg|webp))$" = {
             priority = 900;
-            alias = "${pictures}/$1";
+            # By a name: $1 is gone once another pattern was looked at.
+            alias = "${pictures}/$codex_image_file";
             extraConfig = ''
               disable_symlinks on from=${pictures};
               error_page 403 404 405 = @codex-image-service;
               log_not_found off;
-              # No add_header: with one the host's own would be lost here, such as HSTS. By these types a
-              # file is a picture, whatever is in it.
+              # By these types a file is a picture, whatever is in it.
               types { image/png png; image/jpeg jpg; image/webp webp; }
               default_type application/octet-stream;
-              expires 1h;
             '';
           };
           "@codex-image-service" = front "";
@@ -78,8 +97,6 @@ in
       ];
     };
 
-    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall (
-      [ 80 ] ++ lib.optional (vhost.addSSL || vhost.forceSSL || vhost.onlySSL) 443
-    );
+    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall vhost.openPorts;
   };
 }
