@@ -3,9 +3,15 @@
   name = "codex-image-all-in-one";
   nodes.machine = {
     imports = [ ./lib/node.nix ];
+    # As the worker was called before.
+    users.users.codex-image-other = {
+      isSystemUser = true;
+      group = "codex-image";
+    };
     services.codex-image-service = {
       split = false;
       onDemand = false;
+      backup.enable = true;
     };
   };
 
@@ -37,6 +43,18 @@
         t.assertEqual(machine.succeed(f"stat -c %a {logins}/logins/main/auth.json").strip(), "600")
         for name in ["session-secret", "admin-password"]:
             t.assertEqual(machine.succeed(f"stat -c %a:%U {state}/{name}").strip(), "600:codex-image")
+
+    with subtest("so are the copies of the database, and nothing beside them"):
+        folder = "/var/backup/codex-image-service"
+        machine.succeed("systemctl start codex-image-backup.service")
+        copy = machine.succeed(f"echo {folder}/*.db").strip()
+        # By another's name, and in a folder that was the other's as well.
+        machine.succeed(
+            f"touch {folder}/notes && chown -R codex-image-other {folder}",
+            "systemd-tmpfiles --create",
+        )
+        t.assertEqual(machine.succeed(f"stat -c %a:%U {folder} {copy} {folder}/notes").split(), ["700:codex-image", "600:codex-image", "644:codex-image-other"])
+        machine.succeed(f"systemctl stop codex-image-service.socket {unit}", f"codex-image-service restore {copy}", f"systemctl start {unit}")
 
     with subtest("it stops well, and takes Codex along"):
         machine.succeed(f"systemctl stop codex-image-service.socket {unit}")

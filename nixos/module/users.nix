@@ -26,6 +26,13 @@ let
     mode = "0600";
   };
   below = folder: children: map (child: "${folder}/${child}") children;
+  # One that only the path itself matches.
+  asPattern =
+    path:
+    let
+      last = lib.stringLength path - 1;
+    in
+    "${lib.substring 0 last path}[${lib.substring last 1 path}]";
   mayPass.${"a+"}.argument = "user:${nginx}:--x";
 in
 {
@@ -87,7 +94,10 @@ in
         "admin-password"
         "session-secret"
       ]) (_: frontsSecret))
-      (lib.mkIf cfg.backup.enable { ${cfg.backup.path} = private; })
+      (lib.mkIf cfg.backup.enable {
+        ${cfg.backup.path}.d.mode = "0700";
+        "${cfg.backup.path}/codex-image-service-*.db".z = handedOver;
+      })
       (lib.mkIf cfg.nginx.enable { ${names.runDir} = mayPass; })
       # nginx passes through to the pictures and reads those, nothing beside them.
       (lib.mkIf (cfg.nginx.enable && cfg.nginx.servePictures) {
@@ -95,5 +105,11 @@ in
         ${cfg.settings.generated_dir}.${"a+"}.argument = "user:${nginx}:--x,default:user:${nginx}:r--";
       })
     ];
+    # From a folder of one user to a file of another systemd-tmpfiles does not go: the copies are
+    # handed over while the folder is still the former user's. Patterns come last and in order, so
+    # the folder is written as one.
+    systemd.tmpfiles.settings."11-codex-image-backup" = lib.mkIf cfg.backup.enable {
+      ${asPattern cfg.backup.path}.z = handedOver;
+    };
   };
 }

@@ -38,13 +38,21 @@ let
     lib.filterAttrs (name: unit: isOurs name && unit.enable) config.systemd.units
   );
 
-  entries = lib.concatLists (
-    lib.mapAttrsToList (
-      path: kinds:
+  lines =
+    settings:
+    lib.concatLists (
       lib.mapAttrsToList (
-        kind: e: "${kind} ${path} ${e.mode} ${e.user} ${e.group} ${e.age} ${e.argument}"
-      ) kinds
-    ) config.systemd.tmpfiles.settings."10-codex-image-service"
+        path: kinds:
+        lib.mapAttrsToList (
+          kind: e: "${kind} ${path} ${e.mode} ${e.user} ${e.group} ${e.age} ${e.argument}"
+        ) kinds
+      ) settings
+    );
+  # In the order in which systemd would read the files.
+  entries = lib.concatMap lines (
+    lib.attrValues (
+      lib.filterAttrs (name: _: lib.hasInfix "-codex-image-" name) config.systemd.tmpfiles.settings
+    )
   );
   tmpfiles = lib.concatMapStrings (line: lib.removeSuffix " " line + "\n") entries;
 
