@@ -33,15 +33,18 @@ in
 
     package = mkOption {
       type = types.package;
-      default = pkgs.callPackage ../package.nix { };
-      defaultText = lib.literalExpression "pkgs.callPackage ./nixos/package.nix { }";
-      example = lib.literalExpression "inputs.codex-image-service.packages.\${system}.default";
+      default = pkgs.codex-image-service or (pkgs.callPackage ../package.nix { });
+      defaultText = lib.literalMD "the flake's own package, built with the nixpkgs that it locks; `pkgs.codex-image-service` where its overlay is applied";
+      example = lib.literalExpression "pkgs.codex-image-service";
       description = "The service's own package.";
     };
 
     codexPackage = lib.mkPackageOption pkgs "codex" {
       example = "codex";
-      extraDescription = "The Codex CLI, 0.122.0 or newer. The demo engine needs none.";
+      extraDescription = ''
+        The Codex CLI, 0.122.0 or newer; where that of your nixpkgs is older, the flake takes the one that it locks.
+        The demo engine needs none.
+      '';
     };
 
     settings = mkOption {
@@ -71,20 +74,24 @@ in
             default = "${cfg.stateDir}/generated";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/generated"'';
             example = "/srv/pictures/generated";
-            description = "The folder of the finished pictures, on a local disk that is mounted at boot.";
+            description = "The folder of the finished pictures, one of its own, on a local disk that is mounted at boot.";
           };
           codex_workdir = mkOption {
             type = types.strMatching "/[^,[:space:]]+";
             default = "${cfg.stateDir}/work";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/work"'';
             example = "/srv/scratch/codex-image-work";
-            description = "The folder in which Codex works, on a local disk that is mounted at boot.";
+            description = "The folder in which Codex works, one of its own, on a local disk that is mounted at boot.";
           };
           public_base_url = mkOption {
             type = types.strMatching "https?://.+";
+            default = (import ./public-url.nix { inherit config lib; }).url;
+            defaultText = lib.literalMD "the virtual host's address and path; without nginx the first of `listen` that other machines reach, else `http://localhost:PORT`";
             example = "https://home.example/pictures";
-            defaultText = lib.literalMD "the virtual host's address and path, without nginx `http://localhost:8000`";
-            description = "The address that picture URLs begin with; its path is `admin_url_prefix`.";
+            description = ''
+              The address that picture URLs begin with; its path is `admin_url_prefix`. Where the module cannot know
+              it (every address in `listen`, a virtual host without a name) it says so: set it.
+            '';
           };
           admin_url_prefix = mkOption {
             type = types.strMatching "(/[A-Za-z0-9._~-]+)*";
@@ -177,9 +184,10 @@ in
       default = "/var/lib/codex-image-service";
       example = "/srv/pictures";
       description = ''
-        Database, pictures and work in progress, shared by front and worker. The logins are elsewhere, in
-        `/var/lib/codex-image-worker`, for the worker alone. SQLite and the folders' owners need a local disk that
-        is mounted at boot, before folders are made: nothing on the network, nothing below a home.
+        Database, pictures and work in progress, shared by front and worker: a folder of its own, for it becomes
+        theirs. The logins are elsewhere, in `/var/lib/codex-image-worker`, for the worker alone. SQLite and the
+        folders' owners need a local disk that is mounted at boot, before folders are made: nothing on the network,
+        nothing below a home.
       '';
     };
 
@@ -192,9 +200,12 @@ in
       ];
       description = ''
         Addresses in numbers with ports, ports alone, or paths of Unix sockets, on which systemd listens for the
-        front. It always listens on `/run/codex-image-service/http.sock`, too, which is what nginx uses. Who reaches
-        the folder of such a socket may connect. An address may be one that the machine gets later. NixOS leaves sockets alone when it
-        switches: a change counts after a boot or `systemctl restart codex-image-service.socket`.
+        front. `0.0.0.0` is every IPv4 address; `[::]`, or a port alone, is every address of both kinds, and no other
+        beside it may have that port. Picture URLs begin with the first address that other machines reach; where
+        there is none such set `settings.public_base_url`. It always listens on
+        `/run/codex-image-service/http.sock`, too, which is what nginx uses. Who reaches the folder of such a socket
+        may connect. An address may be one that the machine gets later. NixOS leaves sockets alone when it switches:
+        a change counts after a boot or `systemctl restart codex-image-service.socket`.
       '';
     };
 
@@ -203,8 +214,8 @@ in
       default = false;
       example = true;
       description = ''
-        Whether to open the ports of `listen`, or, with nginx, those of the virtual host. Without it only this machine
-        reaches them.
+        Whether to open the ports of `listen`, or, with nginx, those of the virtual host, but for addresses that only
+        this machine has. Without it only this machine reaches them.
       '';
     };
 
@@ -260,7 +271,11 @@ in
         type = types.bool;
         default = true;
         example = false;
-        description = "Whether a timer removes pictures and requests older than `settings.image_retention_days`.";
+        description = ''
+          Whether a timer removes pictures and requests older than `settings.image_retention_days`. Without it
+          everything is kept, but for what you remove: with `codex-image-service cleanup`, on the admin pages, or
+          by `settings.cleanup_interval_hours`, with which the worker does it while it runs.
+        '';
       };
       onCalendar = mkOption {
         type = types.str;
@@ -290,12 +305,12 @@ in
         description = "How many copies are kept.";
       };
       path = mkOption {
-        type = types.strMatching "/[^[:space:]]+";
+        type = types.strMatching "/[^][*?^!%\\[:space:]]+";
         default = "/var/backup/codex-image-service";
         example = "/srv/backup/pictures";
         description = ''
-          The folder of the copies, on a local disk that is mounted at boot; the worker alone can read it. To another
-          machine bring them from there.
+          The folder of the copies, one of its own: whatever it was, it becomes the worker's, who alone can read it.
+          On a local disk that is mounted at boot; to another machine bring the copies from there.
         '';
       };
     };
@@ -330,7 +345,11 @@ in
           Whether nginx reads finished pictures itself, without waking the service. It may read them and nothing else
           of the state; what lets it through (`setfacl -b` takes it back) stays in the file system when this is
           switched off. Where the file system has no POSIX ACLs (ZFS with `acltype=off`), the service serves them.
-          Web pages of others (`cors_allow_origins`) need the service's own answers.
+          Web pages of others (`cors_allow_origins`) need the service's own answers. Headers that the whole of nginx
+          sends (`commonHttpConfig`) come with the pictures as well. A virtual host with an `add_header` of its own
+          sends that instead of the service's: add there
+          `add_header Content-Security-Policy $codex_image_content_security_policy always;`, and the same with
+          `X-Content-Type-Options` and `Cache-Control`.
         '';
       };
       loginRate = mkOption {

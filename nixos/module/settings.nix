@@ -7,36 +7,19 @@
 }:
 let
   cfg = config.services.codex-image-service;
-  names = import ./names.nix;
-  format = pkgs.formats.toml { };
-  file = format.generate "codex-image-service.toml" (
-    lib.filterAttrs (_: value: value != null) cfg.settings
-  );
-  prefix = lib.removeSuffix "/" cfg.nginx.path;
-  host = config.services.nginx.virtualHosts.${cfg.nginx.virtualHost};
-  scheme = if host.addSSL || host.forceSSL || host.onlySSL then "https" else "http";
-  name = if host.serverName != null then host.serverName else cfg.nginx.virtualHost;
+  file =
+    (pkgs.formats.toml { }).generate "codex-image-service.toml"
+      (import ./written.nix { inherit lib cfg; }).settings;
 in
 {
   config = lib.mkIf cfg.enable {
     services.codex-image-service = {
       settings = {
-        state_dir = cfg.stateDir;
-        run_dir = names.bellsDir;
-        # Out of the front's reach.
-        codex_state_dir = names.codexDir;
-        codex_keep_alive = cfg.keepAlive;
-        # A timer does it, also while nothing runs.
-        cleanup_interval_hours = lib.mkIf cfg.cleanup.enable (lib.mkDefault 0);
-        codex_homes = lib.mkIf (cfg.accounts != { }) (
-          lib.concatMapStringsSep ":" (label: "${label}=${names.loginsDir}/${label}") (
-            lib.attrNames cfg.accounts
-          )
+        # Timers do it, also while nothing runs; without them nothing does.
+        cleanup_interval_hours = lib.mkDefault 0;
+        admin_url_prefix = lib.mkDefault (
+          lib.optionalString cfg.nginx.enable (lib.removeSuffix "/" cfg.nginx.path)
         );
-        public_base_url = lib.mkDefault (
-          if cfg.nginx.enable then "${scheme}://${name}${prefix}" else "http://localhost:8000"
-        );
-        admin_url_prefix = lib.mkDefault (lib.optionalString cfg.nginx.enable prefix);
       };
       configFile = lib.mkDefault (
         if cfg.settingsCheck then

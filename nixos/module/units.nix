@@ -4,6 +4,7 @@ let
   cfg = config.services.codex-image-service;
   names = import ./names.nix;
   hardening = import ./hardening.nix { inherit lib cfg; };
+  addresses = import ./addresses.nix { inherit lib; };
   program = lib.getExe cfg.package;
   command = lib.concatStringsSep " ";
 
@@ -79,6 +80,8 @@ in
       listenStreams = cfg.listen ++ [ names.httpSocket ];
       socketConfig = {
         Backlog = 1024;
+        # [::] and a port alone are every address, whatever the machine's own idea is.
+        BindIPv6Only = "both";
         # An address that the machine has not got yet would keep all of them from listening.
         FreeBind = true;
         Slice = names.slice;
@@ -174,13 +177,7 @@ in
     );
 
     networking.firewall.allowedTCPPorts = lib.mkIf (cfg.openFirewall && !cfg.nginx.enable) (
-      lib.concatMap (
-        address:
-        let
-          port = builtins.match "(.*:)?([0-9]+)" address;
-        in
-        lib.optional (port != null) (lib.toInt (lib.last port))
-      ) cfg.listen
+      lib.unique (map (it: it.port) (lib.filter (it: !it.isLocal) (addresses.withPorts cfg.listen)))
     );
   };
 }

@@ -53,5 +53,7 @@ rec {
   }${lib.removeSuffix "/" cfg.nginx.path}";
 
   # Those that other machines reach.
-  openPorts = lib.unique (map (it: it.port) (lib.filter (it: !isLocal it.addr) sockets));
+  openPorts = lib.sort lib.lessThan (
+    lib.unique (map (it: it.port) (lib.filter (it: !isLocal it.addr) sockets))
+  );
 }

@@ -67,9 +67,9 @@ let
     ) (ours config.users.users)
   );
 
-  settings = (pkgs.formats.toml { }).generate "config.toml" (
-    lib.filterAttrs (_: value: value != null) cfg.settings
-  );
+  settings =
+    (pkgs.formats.toml { }).generate "config.toml"
+      (import ../module/written.nix { inherit lib cfg; }).settings;
   text = lib.mapAttrsToList (
     name: content: {
       inherit name;

@@ -5,77 +5,7 @@
   module,
 }:
 let
-  wrong = {
-    "accounts: at least one login" = { };
-    "accounts: \"Main\": a label" = {
-      accounts.Main = { };
-    };
-    "settings: admin_password would lie in the store" = {
-      accounts.main = { };
-      settings.admin_password = "secret";
-    };
-    "adminPasswordFile is in the store" = {
-      accounts.main = { };
-      adminPasswordFile = ../package.nix;
-    };
-    "accounts.main.authFile is in the store" = {
-      accounts.main.authFile = "${builtins.storeDir}/auth.json";
-    };
-    "settings.codex_homes: logins are declared" = {
-      settings = {
-        codex_engine = "demo";
-        codex_homes = "main=/home/me/.codex";
-      };
-    };
-    "must be the same" = {
-      accounts.main = { };
-      settings.public_base_url = "https://home.example/pictures";
-    };
-    "settings.admin_url_prefix (\"/other\") is not the path" = {
-      accounts.main = { };
-      nginx = {
-        enable = true;
-        virtualHost = "home.example";
-        path = "/pictures";
-      };
-      settings = {
-        admin_url_prefix = "/other";
-        public_base_url = "https://home.example/other";
-      };
-    };
-    "openFirewall: there is neither" = {
-      accounts.main = { };
-      listen = [ ];
-      openFirewall = true;
-    };
-    "listen: \"localhost:8000\", \"pictures.sock\": what is" = {
-      accounts.main = { };
-      listen = [
-        "127.0.0.1:8000"
-        "localhost:8000"
-        "pictures.sock"
-      ];
-    };
-    "stateDir (\"/home/me/pictures\") is in a home" = {
-      accounts.main = { };
-      stateDir = "/home/me/pictures";
-    };
-    "settings.generated_dir (\"/tmp\") is in a home" = {
-      accounts.main = { };
-      settings.generated_dir = "/tmp";
-    };
-    "backup.path (\"/root/copies\") is in a home" = {
-      accounts.main = { };
-      backup = {
-        enable = true;
-        path = "/root/copies";
-      };
-    };
-    "settings.database_url (\"sqlite:////srv/pictures.db\") is not in" = {
-      accounts.main = { };
-      settings.database_url = "sqlite:////srv/pictures.db";
-    };
-  };
+  wrong = import ./wrong.nix;
   right = [
     {
       accounts.main = { };
@@ -84,13 +14,31 @@ let
       listen = [
         "8000"
         "0.0.0.0:8001"
+        "[fd00::10]:8001"
         "[::]:8002"
-        "[fd00::10]:8000"
+        "127.0.0.1:8003"
+        "192.168.1.5:8003"
+        "[::1]:8003"
         "/run/other/http.sock"
+        "/run/third/http.sock"
       ];
     }
     { accounts.main = { }; }
     { settings.codex_engine = "demo"; }
+    {
+      settings = {
+        codex_engine = "demo";
+        codex_homes = "";
+      };
+    }
+    {
+      accounts.main = { };
+      stateDir = "/srv/pictures";
+      backup = {
+        enable = true;
+        path = "/srv/pictures/backup";
+      };
+    }
     {
       accounts.main.authFile = "/run/secrets/auth";
       split = false;
@@ -111,6 +59,12 @@ let
         type = types.bool;
         default = false;
       };
+      port =
+        default:
+        mkOption {
+          type = types.port;
+          inherit default;
+        };
       list = mkOption {
         type = types.listOf types.raw;
         default = [ ];
@@ -118,7 +72,10 @@ let
       host.options = {
         addSSL = off;
         forceSSL = off;
+        listen = list;
+        listenAddresses = list;
         onlySSL = off;
+        serverAliases = list;
         serverName = mkOption {
           type = types.nullOr types.str;
           default = null;
@@ -129,9 +86,14 @@ let
     {
       options = {
         assertions = list;
-        services.nginx.virtualHosts = mkOption {
-          type = types.attrsOf (types.submodule host);
-          default = { };
+        services.nginx = {
+          defaultHTTPListenPort = port 80;
+          defaultListenAddresses = list;
+          defaultSSLListenPort = port 443;
+          virtualHosts = mkOption {
+            type = types.attrsOf (types.submodule host);
+            default = { };
+          };
         };
       };
       config._module = {

@@ -141,7 +141,16 @@ let
       should = "healthcheck";
     };
   };
-  wrong = lib.filterAttrs (_: value: value.is != value.should) expected;
+  derived = import ./derived.nix {
+    inherit
+      lib
+      pkgs
+      system
+      module
+      nixosSystem
+      ;
+  };
+  wrong = lib.filterAttrs (_: value: value.is != value.should) (expected // derived);
   said = lib.mapAttrsToList (
     name: value: "${name}: ${builtins.toJSON value.is}, not ${builtins.toJSON value.should}"
   ) wrong;
