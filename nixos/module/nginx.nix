@@ -18,13 +18,14 @@ let
 
   # Host with its port, and Origin as it came: by them forms of other sites are told from ours.
   # No connection is kept: one that the front closes when it has nothing to do would break a request.
+  # Answers are buffered, so that no slow caller keeps the front; those that come bit by bit say themselves
+  # that they must not be.
   toFront = ''
     proxy_http_version 1.1;
     proxy_set_header Connection close;
     proxy_set_header Host $codex_image_host;
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
-    proxy_buffering off;
     proxy_request_buffering off;
     proxy_connect_timeout 60s;
     proxy_read_timeout ${toString (builtins.ceil (cfg.settings.request_wait_timeout_seconds + 60))}s;
