@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{
     Backend, HomeOptions, Lab, Setup, codex_binary, codex_home, fake, home::write_login, lab, rows,
-    temp_dir, wait_for,
+    temp_dir, wait_for, write_program,
 };
 
 /// What stands in every text that must not reach the model.
@@ -39,8 +39,7 @@ impl Plants {
         fs::create_dir(&started).unwrap();
         let program = folder.join("planted");
         let script = format!("#!/bin/sh\n: > '{}'/\"$1\"\n", started.display());
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, &script);
         Self { started, program }
     }
 

@@ -18,7 +18,9 @@ use std::{
 };
 
 use rustix::process::Signal;
-use support::{Backend, Endpoint, HomeOptions, Lab, Setup, pictures, process, wait_for};
+use support::{
+    Backend, Endpoint, HomeOptions, Lab, Setup, copy_program, pictures, process, unread, wait_for,
+};
 
 /// What a run left.
 struct Ran {
@@ -337,9 +339,7 @@ fn what_was_paid_for_is_kept_when_it_cannot_be_written() {
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert_eq!(paid(&backend), [hash(&kept(&words))]);
     // Nobody reads.
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = shell.command(&["a kite", "-o", "-"]).stdout(writer).output().unwrap();
+    let output = shell.command(&["a kite", "-o", "-"]).stdout(unread()).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
     assert_eq!(paid(&backend)[1], hash(&kept(&words)));
@@ -349,11 +349,9 @@ fn what_was_paid_for_is_kept_when_it_cannot_be_written() {
 fn a_services_picture_that_cannot_be_written_is_named() {
     let service = Setup::painter().start();
     let shell = Shell::of(Setup::new().set("CODEX_IMAGE_SERVICE_KEY", service.default_key()));
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
     let (url, args) = (service.url(""), ["a kite", "-o", "-", "--server"]);
     let mut command = shell.command(&[&args[..], &[&url]].concat());
-    let output = command.stdout(writer).output().unwrap();
+    let output = command.stdout(unread()).output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{words}");
     let (_, at) = words.split_once(&format!("the service's {url}")).unwrap();
@@ -375,7 +373,7 @@ fn an_output_folder_is_tried_before_anything_is_drawn() {
     };
     allow(dir.path(), 0o755);
     let program = dir.path().join("codex-image-service");
-    fs::copy(setup.program_path(), &program).unwrap();
+    copy_program(setup.program_path(), &program);
     fs::create_dir(dir.path().join("tmp")).unwrap();
     allow(&dir.path().join("tmp"), 0o777);
     let output = Command::new(program)

@@ -7,8 +7,8 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, Permissions},
-    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    fs,
+    os::unix::net::UnixDatagram,
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Service, Setup, fake, wait_for};
+use support::{Service, Setup, fake, wait_for, write_program};
 
 /// An entry of the journal, or a line of JSON with its names in capital letters.
 type Entry = BTreeMap<String, String>;
@@ -97,8 +97,7 @@ fn with_own_run(setup: Setup) -> Option<Setup> {
          {} {program} \"$@\"\n",
         run.display()
     );
-    fs::write(&start, script).unwrap();
-    fs::set_permissions(&start, Permissions::from_mode(0o755)).unwrap();
+    write_program(&start, &script);
     Some(setup.program(start))
 }
 
@@ -188,7 +187,9 @@ fn the_journal_finds_a_jobs_whole_story() {
         assert!(stored["MESSAGE"].contains(&part), "{stored:?}");
     }
     assert!(service.term().success());
-    assert_eq!(journal.entries().last().unwrap()["MESSAGE"], "stopped", "the last line comes too");
+    wait_for("the last line", || {
+        (journal.entries().last().unwrap()["MESSAGE"] == "stopped").then_some(())
+    });
     assert_eq!(service.log(), "", "nothing goes elsewhere");
 }
 

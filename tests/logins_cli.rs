@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{
     Backend, HomeOptions, Lab, Service, Setup, home,
     process::{self, command_line},
-    rows, wait_for,
+    rows, wait_for, write_program,
 };
 
 fn login(name: &str) -> HomeOptions {
@@ -290,8 +290,7 @@ fn signing_in_runs_codex_in_the_right_home() {
     let text = "#!/bin/sh\nprintf '%s ' \"$@\" > \"$CODEX_HOME/args\"\nenv > \"$CODEX_HOME/env\"\n\
                 printf '{\"auth_mode\":\"chatgpt\",\"tokens\":{\"access_token\":\"x\"}}' \
                 > \"$CODEX_HOME/auth.json\"\n";
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, text);
     let new = setup.path("logins/new");
     let homes = format!("old={}:new={}", setup.path("codex").display(), new.display());
     let setup = setup.set("CODEX_HOMES", homes).set("OPENAI_API_KEY", "sk-planted");
@@ -308,7 +307,7 @@ fn signing_in_runs_codex_in_the_right_home() {
     let held = fs::File::create(new.join(".codex-image-service.lock")).unwrap();
     held.lock().unwrap();
     assert!(logins(&service, &["add", "new"], 1).contains("in use by another process"));
-    drop(held);
+    held.unlock().unwrap();
     // Signed in with an API key there is no image tool.
     home::write_login(&new, &HomeOptions::default());
     fs::write(new.join("auth.json"), "{\"OPENAI_API_KEY\":\"k\"}").unwrap();

@@ -266,7 +266,7 @@ fn a_link_and_a_login_in_use_are_left_alone() {
     lock.lock().unwrap();
     assert!(round(&mut service).contains("another process uses the login"));
     assert_eq!(lab::names(&main(&service)), [".codex-image-service.lock"]);
-    drop(lock);
+    lock.unlock().unwrap();
     round(&mut service);
     assert!(auth(&service) == seed);
 }

@@ -4,13 +4,11 @@
 mod support;
 
 use std::{
-    fs,
     net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
     time::{Duration, Instant},
 };
 
-use support::{Setup, fake, http::Endpoint, wait_for};
+use support::{Setup, fake, http::Endpoint, wait_for, write_program};
 
 #[test]
 fn idle_connections_leave_enough_for_the_worker() {
@@ -18,8 +16,7 @@ fn idle_connections_leave_enough_for_the_worker() {
     let setup = Setup::fake().set("MAX_CONNECTIONS", "1024");
     let script = setup.path("few-files");
     let binary = env!("CARGO_BIN_EXE_codex-image-service");
-    fs::write(&script, format!("#!/bin/sh\nulimit -n {FILES}\nexec {binary} \"$@\"\n")).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, &format!("#!/bin/sh\nulimit -n {FILES}\nexec {binary} \"$@\"\n"));
     let service = setup.program(script).start();
     service.wait_for_log("the limit of open files allows");
     let key = service.default_key().to_owned();

@@ -21,7 +21,7 @@ use codex_image_service::state_dir::MARKER;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Endpoint, Reply, fake, pictures, process, sqlite::Database, wait_for};
+use support::{Endpoint, Reply, copy_program, fake, pictures, process, sqlite::Database, wait_for};
 
 const FRONT: u32 = 61_001;
 const WORKER: u32 = 61_002;
@@ -59,8 +59,8 @@ impl Place {
             allow(&place.path(name), mode);
         }
         fs::create_dir(place.path("bin")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_codex-image-service"), place.program()).unwrap();
-        fs::copy(fake::binary(), place.path("bin/fake_codex")).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_codex-image-service")), &place.program());
+        copy_program(fake::binary(), &place.path("bin/fake_codex"));
         fake::home(&place.home());
         give(&place.home().join("auth.json"), WORKER).unwrap();
         Some(place)

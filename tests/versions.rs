@@ -7,7 +7,7 @@ mod support;
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use support::{
     Lab, Setup, cannot_run, codex_binary, lab,
     pictures::{self, Kind, sha256},
+    write_program,
 };
 
 const ENGINES: [&str; 2] = ["exec", "app-server"];
@@ -167,8 +168,7 @@ fn other_version(folder: &Path, version: &str, refused: &str, words: &str) -> Pa
         if words.starts_with("error: ") { 2 } else { 1 },
         codex_binary().display(),
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &script);
     path
 }
 

@@ -28,6 +28,8 @@ mod skills;
 mod spawn;
 pub mod status;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod versions;
 
 use std::{

@@ -278,13 +278,13 @@ fn end(child: &mut Child) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+    use std::{fs, path::Path};
 
     use super::*;
+    use crate::codex::testing::write_program;
 
     fn program(path: &Path, script: &str) -> Program {
-        fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(path, &format!("#!/bin/sh\n{script}\n"));
         Program { path: path.into(), native: true }
     }
 
@@ -327,7 +327,8 @@ mod tests {
         }
         assert_eq!(known_of(&found), Some(Version(0, 150, 1)));
         assert_eq!(fs::read_to_string(&asked).unwrap(), "/dev/null\n");
-        fs::remove_file(&path).unwrap();
+        // Kept, so that the other is another file even where both are made in the same moment.
+        fs::rename(&path, dir.path().join("before")).unwrap();
         let found = program(&path, &script("0.121.0"));
         let failure = usable(&found, &environment()).unwrap_err();
         assert_eq!(failure.code, FailureCode::CodexMissing);

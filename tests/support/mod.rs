@@ -25,6 +25,7 @@ pub mod manager;
 pub mod nginx;
 pub mod pictures;
 pub mod process;
+pub mod programs;
 pub mod rows;
 pub mod service;
 pub mod setup;
@@ -51,6 +52,7 @@ pub use lab::Lab;
 pub use machine::{Machine, Plans};
 pub use manager::Unit;
 pub use nginx::Nginx;
+pub use programs::{copy_program, unread, write_program};
 pub use service::Service;
 pub use setup::Setup;
 
@@ -88,6 +90,14 @@ pub fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// The same, and nothing while there is no such folder.
 pub fn snapshot_if_there(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if folder.is_dir() { snapshot(folder) } else { BTreeMap::new() }
+}
+
+/// For what is counted by the day, UTC: waits for the next where this one is about to end.
+pub fn begin_within_a_day() {
+    let left = 86_400 - backend::answers::now().rem_euclid(86_400);
+    if left < 120 {
+        std::thread::sleep(Duration::from_secs(left.unsigned_abs()));
+    }
 }
 
 /// Waits until `probe` gives something; panics with `what` when [`PATIENCE`] is over.
