@@ -380,12 +380,9 @@ fn a_form_that_is_refused_keeps_its_words_and_no_files() {
         .set("GENERATION_QUEUE_MAX_SIZE", "1")
         .set("CODEX_WORKER_CONCURRENCY", "1")
         .start();
-    for _ in 0..2 {
-        let id = full.submit("a kite [fake gate]");
-        wait_for("a running job", || {
-            (full.job(&id)["status"] != "queued").then_some(()).or(Some(()))
-        });
-    }
+    let running = full.submit("a kite [fake gate]");
+    wait_for("a running job", || (full.job(&running)["status"] == "running").then_some(()));
+    full.submit("one that waits");
     let key = Database::of(&full).texts("SELECT id FROM api_keys")[0].clone();
     let mut browser = Browser::signed_in(&full);
     let reply = draw(&mut browser, &[("prompt", "mine <b>"), ("key", &key)], None);

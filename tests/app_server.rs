@@ -15,7 +15,7 @@ use support::{
     home::is_expired,
     pictures,
     process::{self, command_line},
-    wait_for, wait_for_within,
+    wait_for, wait_for_within, write_program,
 };
 
 fn lab() -> Lab {
@@ -200,7 +200,7 @@ fn a_turn_ends_with_its_picture() {
 
 #[test]
 fn past_its_deadline_a_turn_is_interrupted() {
-    let lab = served(|setup| setup.set("CODEX_TIMEOUT_SECONDS", "2"));
+    let lab = served(|setup| setup.set("CODEX_TIMEOUT_SECONDS", "8"));
     lab.backend.hold_images();
     let reply = lab.service.generate("a kite").expect(502);
     assert_eq!(reply.json()["error"]["code"], "timeout");
@@ -335,8 +335,7 @@ fn nothing_of_the_owners_settings_reaches_it() {
     let lab = served(|setup| {
         let program = setup.path("planted");
         let text = format!("#!/bin/sh\ntouch {}\n", setup.path("was-run").display());
-        fs::write(&program, text).unwrap();
-        executable(&program);
+        write_program(&program, &text);
         let home = setup.path("codex");
         let config = fs::read_to_string(home.join("config.toml")).unwrap();
         let program = program.to_str().unwrap();
@@ -372,11 +371,6 @@ fn nothing_of_the_owners_settings_reaches_it() {
     ];
     assert_eq!(names, expected);
     assert!(!command_line(server).contains("kite"));
-}
-
-fn executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -419,7 +413,7 @@ fn folder_bytes(folder: &Path) -> u64 {
 
 /// The first picture makes the app-server one that takes no more turns; a slow one still runs there.
 fn retiring(lab: &Lab) -> String {
-    let slow = lab.service.submit("a slow kite [stub image_latency=12]");
+    let slow = lab.service.submit("a slow kite [stub kept=1]");
     lab.backend.wait_for_images(1);
     slow
 }
@@ -437,6 +431,7 @@ fn a_job_that_waits_for_an_app_server_to_end_can_be_cancelled() {
     let waiting = lab.service.submit("a kite that nobody wants any more");
     std::thread::sleep(Duration::from_secs(1));
     lab.service.delete(&format!("/v1/images/jobs/{waiting}")).expect(200);
+    lab.backend.release_kept();
     succeeded(&lab, &[slow]);
     // Nothing is begun for it, neither then nor later.
     std::thread::sleep(Duration::from_secs(2));
@@ -457,6 +452,7 @@ fn another_login_draws_while_an_app_server_comes_to_its_end() {
     for n in 0..4 {
         lab.service.generate(&format!("kite {n}")).expect(200);
     }
-    assert_eq!(lab.service.job(&slow)["status"], "running", "they waited for it");
+    assert_eq!(lab.service.job(&slow)["status"], "running");
+    lab.backend.release_kept();
     succeeded(&lab, &[slow]);
 }

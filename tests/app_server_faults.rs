@@ -8,9 +8,7 @@
 mod support;
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    slice,
+    fs, slice,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -25,7 +23,7 @@ use support::{
     Backend, HomeOptions, Lab, Service, Setup,
     home::write_login,
     process::{self, command_line},
-    wait_for_within,
+    wait_for_within, write_program,
 };
 
 /// A service whose Codex is a script: an app-server that introduces itself and then does `then`
@@ -39,8 +37,7 @@ fn scripted(then: &str) -> Service {
          read -r line; echo '{{\"id\":1,\"result\":{{}}}}'\n\
          while read -r line; do\n{then}\ndone\n"
     );
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, &text);
     // The engine is named, so that nothing falls back to exec.
     setup.set("CODEX_ENGINE", "app-server").set("CODEX_BIN", script).start()
 }
@@ -135,7 +132,7 @@ fn what_codex_asks_for_is_refused_and_not_left_unanswered() {
 #[test]
 fn a_silent_backend_ends_at_the_deadline() {
     let lab =
-        Lab::served(&[HomeOptions::default()], |setup| setup.set("CODEX_TIMEOUT_SECONDS", "3"));
+        Lab::served(&[HomeOptions::default()], |setup| setup.set("CODEX_TIMEOUT_SECONDS", "8"));
     let reply = lab.service.generate("a kite [stub mode=hang]").expect(502);
     assert_eq!(reply.json()["error"]["code"], "timeout");
     lab.service.generate("a kite").expect(200);
@@ -192,11 +189,13 @@ fn kills_around_a_refresh_never_burn_the_login() {
             }
         })
     };
-    for round in 0..KILLS {
+    let mut round = 0;
+    // A slow machine may need more of them, and later ones.
+    while round < KILLS || (within < KILLS / 5 && round < 4 * KILLS) {
         lab.service.submit(&format!("kite {round}"));
         // From before the start of Codex to after the end of the refresh; every other time while
         // Codex starts.
-        let most = if round % 2 == 0 { 1800 } else { 300 };
+        let most = if round % 2 == 0 { 1800 * (1 + round as u64 / KILLS as u64) } else { 300 };
         thread::sleep(Duration::from_millis(10 + (round as u64 * 137) % most));
         within += usize::from(lab.backend.open_refreshes() > 0);
         lab.service.kill9();
@@ -207,8 +206,9 @@ fn kills_around_a_refresh_never_burn_the_login() {
             write_login(&login, &expired);
         }
         lab.service.start();
+        round += 1;
     }
-    println!("{within} of {KILLS} kills within a refresh");
+    println!("{within} of {round} kills within a refresh");
     // Whatever the kills left, the next picture comes.
     lab.backend.set("lifetime=864000");
     // Those that were interrupted twice have failed, and say so; the others are drawn first.
@@ -233,7 +233,7 @@ fn a_stop_waits_for_a_slow_refresh() {
     let expired = HomeOptions { lifetime: -10, ..HomeOptions::default() };
     let mut lab = Lab::served(&[expired], |setup| setup.set("SHUTDOWN_GRACE_SECONDS", "1"));
     // Longer than an end without one may take; after 20 s Codex itself gives it up while it starts.
-    lab.backend.set("oauth_latency=17.5");
+    lab.backend.set("oauth_latency=16.5");
     lab.service.submit("a kite");
     wait_for_within(Duration::from_secs(20), "the refresh", || {
         (lab.backend.open_refreshes() > 0).then_some(())

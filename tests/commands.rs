@@ -23,7 +23,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Endpoint, Service, Setup, admin::form, process, temp_dir, wait_for};
+use support::{Endpoint, Service, Setup, admin::form, fake, process, temp_dir, wait_for};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-image-service");
 
@@ -513,7 +513,7 @@ fn sockets_are_taken_from_systemd() {
         both.then_some(())
     });
     assert_eq!(running.stop(Signal::TERM).code(), Some(0));
-    assert!(TcpStream::connect(address).is_err());
+    wait_for("nobody to listen", || TcpStream::connect(address).err());
     assert!(path.exists(), "the socket is systemd's");
 }
 
@@ -569,12 +569,13 @@ fn systemd_is_told() {
     // At once, not after a while: it serves when it says so.
     assert_eq!(status(&service.endpoint(), "/health"), Some(200));
     // The stop is told when it begins, not when it has ended.
-    let job = service.submit("a kite [fake sleep=1]");
+    let job = service.submit("a kite [fake gate]");
     wait_for("the run", || (service.job(&job)["status"] == "running").then_some(()));
     process::signal(service.pid(), Signal::TERM);
     let stopping = told();
     assert!(stopping.lines().any(|line| line == "STOPPING=1"), "{stopping}");
     assert_eq!(service.job(&job)["status"], "running");
+    fake::open_gate(&service.codex_home());
     assert!(service.wait_end(support::PATIENCE).success());
     // A manager that is gone stops nobody.
     drop(manager);

@@ -325,7 +325,7 @@ fn the_picture_of_an_expired_job_is_gone() {
 fn the_pictures_of_a_cancelled_job_are_not_served() {
     let service = Setup::fake().start();
     // The first picture is there while the second is being drawn: a run takes its login alone.
-    let body = json!({"prompt": "[fake sleep=0.5]", "count": 4});
+    let body = json!({"prompt": "[fake later-gate]", "count": 4});
     let id = service.post_json("/v1/images/jobs", &body).expect(202).json();
     let id = id["id"].as_str().unwrap();
     let path = format!("/generated/{id}_1.png");

@@ -551,15 +551,15 @@ fn killed_when_the_picture_is_there_and_codex_goes_on() {
 
 #[test]
 fn killed_while_the_picture_is_imported() {
+    // It takes some ten milliseconds: not every look comes in time, and not every kill.
     let mut met = 0;
-    for _ in 0..10 {
+    for _ in 0..100 {
         let mut service = Setup::fake().start();
         let generated = service.state_dir().join("generated");
         let id = service.submit("a kite [fake picture=noise]");
-        // No pause between the looks: the import takes some ten milliseconds.
+        // No pause between the looks.
         let end = Instant::now() + support::PATIENCE;
-        let importing = || names(&generated).iter().any(|name| name.starts_with(".tmp-"));
-        while !importing() {
+        while names(&generated).is_empty() {
             assert!(Instant::now() < end, "nothing is imported");
         }
         service.kill9();

@@ -7,10 +7,11 @@
 mod support;
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::IoSliceMut,
     mem::MaybeUninit,
-    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
 };
@@ -23,11 +24,12 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use serde_json::json;
-use support::{Db, Service, Setup, fake, process, sqlite::Database, wait_for};
+use support::{Db, Service, Setup, fake, process, sqlite::Database, wait_for, write_program};
 
 /// What listens at `NOTIFY_SOCKET`: each message with the process that sent it.
 struct Manager {
     heard: Arc<Mutex<Vec<(i32, String)>>>,
+    path: PathBuf,
 }
 
 impl Manager {
@@ -56,7 +58,17 @@ impl Manager {
                 kept.lock().unwrap().push((sender, text.trim_end().to_owned()));
             }
         });
-        (Self { heard }, setup.set("NOTIFY_SOCKET", path))
+        (Self { heard, path: path.clone() }, setup.set("NOTIFY_SOCKET", path))
+    }
+
+    /// All that was sent until now: what has been sent may not have been heard yet.
+    fn everything(&self) -> Vec<(i32, String)> {
+        let (mark, own) = ("everything", std::process::id().cast_signed());
+        UnixDatagram::unbound().unwrap().send_to(mark.as_bytes(), &self.path).unwrap();
+        wait_for("what was sent", || (self.count(mark) > 0).then_some(()));
+        let mut heard = self.heard.lock().unwrap();
+        heard.retain(|(sender, _)| *sender != own);
+        heard.clone()
     }
 
     fn messages(&self) -> Vec<String> {
@@ -93,13 +105,12 @@ fn watched(setup: Setup, microseconds: u32) -> Setup {
     let script = format!(
         "#!/bin/sh\nexport WATCHDOG_PID=$$ WATCHDOG_USEC={microseconds}\nexec {program} \"$@\"\n"
     );
-    fs::write(&start, script).unwrap();
-    fs::set_permissions(&start, Permissions::from_mode(0o755)).unwrap();
+    write_program(&start, &script);
     setup.program(start)
 }
 
 /// The service with a file of settings, and where that is.
-fn with_file(setup: Setup, text: &str) -> (Setup, std::path::PathBuf) {
+fn with_file(setup: Setup, text: &str) -> (Setup, PathBuf) {
     let file = setup.path("settings.toml");
     fs::write(&file, text).unwrap();
     (setup.set("CODEX_IMAGE_SERVICE_CONFIG", &file), file)
@@ -124,7 +135,7 @@ fn a_life_is_told_in_order_by_the_process_itself() {
     manager.wait("STATUS=", 1);
     let pid = service.pid();
     assert!(service.term().success());
-    let heard = manager.heard.lock().unwrap().clone();
+    let heard = manager.everything();
     assert!(heard.iter().all(|(sender, _)| *sender == pid), "{pid}: {heard:?}");
     let heard: Vec<_> = heard.into_iter().map(|(_, text)| text).collect();
     assert_eq!(heard[0], "READY=1");
@@ -345,6 +356,7 @@ fn a_store_that_takes_no_writes_silences_the_watchdog() {
     let mut database = Database::of(&service);
     database.run("BEGIN IMMEDIATE");
     service.wait_for_log("the database does not answer; the watchdog is not told");
+    manager.everything();
     let silent = manager.count("WATCHDOG=1");
     for _ in 0..100 {
         service.endpoint().request("GET", "/health", &[], None).unwrap().expect(200);
@@ -361,5 +373,6 @@ fn the_watchdog_of_another_process_is_none_of_ours() {
     let mut service = setup.set("WATCHDOG_USEC", "1000").set("WATCHDOG_PID", "1").start();
     service.generate("a kite").expect(200);
     assert!(service.term().success());
+    manager.everything();
     assert_eq!(manager.count("WATCHDOG=1"), 0);
 }

@@ -301,7 +301,7 @@ fn the_model_is_the_settings_or_the_logins() {
 #[test]
 fn a_model_that_draws_more_than_asked_gives_one_picture() {
     let lab = Lab::new();
-    let done = lab.generate(&json!({"prompt": "a kite [stub images=2 serial=1]"}));
+    let done = lab.generate(&json!({"prompt": "a kite [stub images=2 serial=1 latency=0.1]"}));
     assert_eq!(done.files.len(), 1);
     let requests = lab.backend.image_requests();
     assert_eq!(requests.len(), 2);

@@ -349,7 +349,7 @@ fn a_deleted_key_keeps_its_history() {
     let service = Setup::fake().start();
     let done = service.submit("a kite");
     service.wait_job(&done);
-    let running = service.submit("another [fake sleep=1]");
+    let running = service.submit("another [fake gate]");
     wait_for("the run", || (service.job(&running)["status"] == "running").then_some(()));
     let queued = service.submit("a third");
 
@@ -358,6 +358,7 @@ fn a_deleted_key_keeps_its_history() {
     let output = service.run(&["keys", "delete", &id]);
     assert!(output.status.success(), "{}", text(&output));
     service.get("/v1/images/jobs").expect(401);
+    fake::open_gate(&service.codex_home());
 
     // What was accepted is drawn; only its caller is gone.
     let finished = "SELECT id FROM jobs WHERE state = 'succeeded' ORDER BY seq";

@@ -106,7 +106,7 @@ fn a_codex_that_does_not_want_to_stop_is_stopped() {
 #[test]
 fn several_pictures_stop_together() {
     let service = Setup::fake().start();
-    let body = json!({"prompt": "[fake sleep=0.2]", "count": 4});
+    let body = json!({"prompt": "[fake gate]", "count": 4});
     let id = service.post_json(JOBS, &body).expect(202).json()["id"].clone();
     let id = id.as_str().unwrap();
     wait_running(&service, id);
@@ -233,8 +233,9 @@ fn many_submit_poll_list_and_cancel_at_once() {
 fn a_key_is_deleted_while_its_job_runs() {
     let service = Setup::fake().start();
     for change in ["delete", "disable"] {
+        fake::close_gate(&service.codex_home());
         let key = service.key(change);
-        let (mut waiting, id) = waiting_caller(&service, &key, "[fake sleep=1]");
+        let (mut waiting, id) = waiting_caller(&service, &key, "[fake gate]");
         service.change_key(change, change);
         let refused = if change == "delete" { 401 } else { 403 };
         for (method, path) in [("GET", path(&id)), ("DELETE", path(&id)), ("POST", JOBS.to_owned())]
@@ -242,6 +243,7 @@ fn a_key_is_deleted_while_its_job_runs() {
             service.request_as(&key, method, &path, Some(b"{\"prompt\":\"x\"}")).expect(refused);
         }
         // What was accepted is kept: the job ends, and who waits for it gets it.
+        fake::open_gate(&service.codex_home());
         let reply = waiting.reply("POST").unwrap().expect(200);
         assert_eq!(reply.header("x-job-id"), Some(id.as_str()));
         service.picture(reply.json()["images"][0]["url"].as_str().unwrap());
@@ -277,8 +279,9 @@ fn a_key_that_ends_while_its_body_comes_submits_nothing() {
 fn a_caller_that_goes_away_leaves_a_job_to_be_had() {
     let service = Setup::fake().start();
     let key = service.default_key().to_owned();
-    let (connection, id) = waiting_caller(&service, &key, "[fake sleep=0.5 job=left]");
+    let (connection, id) = waiting_caller(&service, &key, "[fake gate job=left]");
     drop(connection);
+    fake::open_gate(&service.codex_home());
     let job = service.wait_job(&id);
     assert_eq!(job["status"], "succeeded");
     service.picture(job["images"][0]["url"].as_str().unwrap());

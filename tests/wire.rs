@@ -6,7 +6,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Reply, Service, Setup, lab, pictures, sqlite::Database, wait_for};
+use support::{Reply, Service, Setup, fake, lab, pictures, sqlite::Database, wait_for};
 
 const GENERATE: &str = "/v1/images/generate";
 const JOBS: &str = "/v1/images/jobs";
@@ -135,7 +135,7 @@ fn the_extension_tells_the_true_type() {
 #[test]
 fn a_job_is_submitted_and_polled_to_its_end() {
     let service = Setup::fake().start();
-    let reply = service.post_json(JOBS, &json!({"prompt": "[fake sleep=0.3]"})).expect(202);
+    let reply = service.post_json(JOBS, &json!({"prompt": "[fake gate]"})).expect(202);
     let body = reply.json();
     assert_eq!(keys_of(&body), ["id", "status"]);
     assert_eq!(body["status"], "queued");
@@ -156,6 +156,7 @@ fn a_job_is_submitted_and_polled_to_its_end() {
     let job = running.json();
     assert_eq!((&job["images"], &job["error"]), (&json!([]), &Value::Null));
 
+    fake::open_gate(&service.codex_home());
     let job = service.wait_job(id);
     assert_eq!((&job["status"], &job["error"]), (&json!("succeeded"), &Value::Null));
     assert_eq!(
@@ -468,7 +469,8 @@ fn the_list_comes_in_pages_newest_first() {
 #[test]
 fn a_caller_without_patience_finds_the_job_later() {
     let service = Setup::fake().set("REQUEST_WAIT_TIMEOUT_SECONDS", "0.2").start();
-    let reply: Reply = service.generate("[fake sleep=1]").expect(504);
+    let reply: Reply = service.generate("[fake gate]").expect(504);
+    fake::open_gate(&service.codex_home());
     let body = reply.json();
     let id = body["id"].as_str().unwrap();
     assert_eq!(body["status_url"], format!("{JOBS}/{id}"));
@@ -483,7 +485,7 @@ fn a_full_queue_refuses_everybody_and_keeps_its_word() {
         .set("GENERATION_QUEUE_MAX_SIZE", "2")
         .set("CODEX_WORKER_CONCURRENCY", "1")
         .start();
-    let first = service.submit("[fake sleep=1]");
+    let first = service.submit("[fake gate]");
     wait_for("the first to run", || (service.job(&first)["status"] == "running").then_some(()));
     let queued = [service.submit("a kite"), service.submit("a kite")];
     for path in [GENERATE, JOBS] {
@@ -495,6 +497,7 @@ fn a_full_queue_refuses_everybody_and_keeps_its_word() {
     }
     let left = lab::names(&service.state_dir().join("references"));
     assert_eq!(left, [""; 0], "what was refused leaves no file");
+    fake::open_gate(&service.codex_home());
     for id in [first].iter().chain(&queued) {
         assert_eq!(service.wait_job(id)["status"], "succeeded");
     }

@@ -93,6 +93,8 @@ struct Shared {
     state: Mutex<State>,
     /// True while image requests are held back.
     held: watch::Sender<bool>,
+    /// True while those with `kept=1` are.
+    kept: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -118,7 +120,8 @@ impl Backend {
     pub fn at(listener: TcpListener) -> Self {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Shared { state: Mutex::default(), held: watch::Sender::new(false) });
+        let (held, kept) = (watch::Sender::new(false), watch::Sender::new(true));
+        let shared = Arc::new(Shared { state: Mutex::default(), held, kept });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("backend")
@@ -167,6 +170,11 @@ impl Backend {
     /// Answers what was held back.
     pub fn release_images(&self) {
         self.shared.held.send_replace(false);
+    }
+
+    /// Answers the image requests with `kept=1`, and all later ones.
+    pub fn release_kept(&self) {
+        self.shared.kept.send_replace(false);
     }
 
     /// Waits until `count` image requests have arrived in all.

@@ -2,7 +2,7 @@
 //! program): where it is, a home for it, and what it wrote there.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -108,6 +108,14 @@ pub fn steps(home: &Path) -> Vec<Step> {
 /// Lets the runs in `home` go on that wait at their `gate`, and all later ones.
 pub fn open_gate(home: &Path) {
     fs::write(home.join("open"), "").unwrap();
+}
+
+/// Lets the next run in `home` wait at its `gate` again.
+pub fn close_gate(home: &Path) {
+    match fs::remove_file(home.join("open")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{error}"),
+        _ => {}
+    }
 }
 
 /// Waits until a run in `home` has come to `step`, `count` runs in all.

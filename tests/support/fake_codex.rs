@@ -10,6 +10,7 @@
 //! | `early=S` | seconds before `thread.started` |
 //! | `sleep=S` | seconds between `thread.started` and the payment |
 //! | `gate` | before the payment it waits for the file `open` in `CODEX_HOME` |
+//! | `later-gate` | the same, but not for the first picture of a job |
 //! | `paid=S` | seconds between the payment and the picture |
 //! | `slow=S` | half of the picture, then the rest after S seconds |
 //! | `after=S` | seconds between the picture and the end |
@@ -127,7 +128,8 @@ fn draw(script: &Script, journal: &mut Journal, references: &References, prompt:
     journal.note("thread", "-");
     event(&json!({"type": "turn.started"}));
     script.pause("sleep");
-    while script.has("gate") && !journal.home.join("open").exists() {
+    let gated = script.has("gate") || (script.has("later-gate") && !journal.turn.ends_with("/0"));
+    while gated && !journal.home.join("open").exists() {
         sleep(Duration::from_millis(5));
     }
     let count = script.get("pictures").map_or(1, |count| count.parse().unwrap());

@@ -50,6 +50,9 @@ pub async fn image(shared: &Shared, call: Call) -> Answer {
     tokio::time::sleep(options.image_latency).await;
     let mut held = shared.held.subscribe();
     held.wait_for(|held| !held).await.map_err(|_| HangUp)?;
+    if options.kept {
+        shared.kept.subscribe().wait_for(|kept| !kept).await.map_err(|_| HangUp)?;
+    }
     match options.mode {
         Mode::ImageDrop => return Err(HangUp),
         Mode::Image500 => {

@@ -122,6 +122,8 @@ pub struct Options {
     pub latency: Duration,
     /// Seconds before an image request is answered.
     pub image_latency: Duration,
+    /// An image request is not answered before [`super::Backend::release_kept`].
+    pub kept: bool,
     /// Seconds between spending a refresh token and answering.
     pub oauth_latency: Duration,
     /// `size`, `format`, `noise`, `transparent`: the pictures.
@@ -152,6 +154,7 @@ impl Default for Options {
             images: 1,
             serial: false,
             latency: Duration::ZERO,
+            kept: false,
             image_latency: Duration::ZERO,
             oauth_latency: Duration::ZERO,
             picture: pictures::Kind::default(),
@@ -192,6 +195,7 @@ impl Options {
             "serial" => self.serial = flag(value)?,
             "latency" => self.latency = seconds(value)?,
             "image_latency" => self.image_latency = seconds(value)?,
+            "kept" => self.kept = flag(value)?,
             "oauth_latency" => self.oauth_latency = seconds(value)?,
             "size" => {
                 let (width, height) = value.split_once('x').ok_or("not WIDTHxHEIGHT")?;
