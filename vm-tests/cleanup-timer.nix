@@ -4,7 +4,7 @@
   nodes.machine = {
     imports = [ ./lib/node.nix ];
     services.codex-image-service = {
-      settings.image_retention_days = 0.0001; # 9 s
+      settings.image_retention_days = 0.0002; # 17 s
       idleExit = {
         front = 1;
         worker = 1;

@@ -78,7 +78,7 @@
 
     with subtest("a new front under 20 waiting callers: 20 pictures, each paid once"):
         machine.succeed(f": > {paid}")
-        machine.succeed("systemd-run --unit=callers --service-type=exec --property=StandardOutput=file:/root/report callers 20 0.7")
+        machine.succeed("systemd-run --unit=callers --service-type=exec --property=StandardOutput=file:/root/report callers 20 1.5")
         machine.wait_until_succeeds(f"test $(wc -l < {paid}) -ge 3")
         # As a switch to another version would.
         machine.succeed(f"systemctl restart {front}")
@@ -96,7 +96,7 @@
 
     with subtest("a new worker lets what it draws end"):
         machine.succeed(f": > {paid}")
-        machine.succeed("systemd-run --unit=one --service-type=exec --property=StandardOutput=file:/root/one callers 1 2")
+        machine.succeed("systemd-run --unit=one --service-type=exec --property=StandardOutput=file:/root/one callers 1 6")
         machine.wait_until_succeeds(f"systemctl is-active {worker}")
         machine.wait_until_succeeds("curl -fsS http://127.0.0.1:8000/v1/images/jobs -H \"Authorization: Bearer $(cat /root/key)\" | grep '\"phase\":\"drawing\"'")
         machine.succeed(f"systemctl restart {worker}")

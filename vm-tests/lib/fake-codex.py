@@ -68,11 +68,15 @@ def draw(thread, turn, prompt):
     elif "fail" in words:
         end |= {"status": "failed", "error": {"message": "the fake fails", "codexErrorInfo": None}}
     else:
-        with lock, open(HOME / "payments.log", "a") as log:
-            log.write(f"{thread}\n")
         path = CODEX_HOME / "generated_images" / thread / "x.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture())
+        made = CODEX_HOME / f"made-{turn}"
+        made.write_bytes(picture())
+        # Next to no time in between: a kill shall not meet a picture that is paid for and not there.
+        with lock, open(HOME / "payments.log", "a") as log:
+            log.write(f"{thread}\n")
+            log.flush()
+            made.rename(path)
         item |= {"status": "completed", "result": "", "savedPath": str(path), "failure": None}
         say(method="item/completed", params=about | {"item": item})
     say(method="turn/completed", params=about | {"turn": end})
