@@ -435,23 +435,25 @@ fn many_jobs(service: &Service, count: usize) -> Vec<String> {
 #[test]
 fn killed_anywhere_the_next_one_goes_on() {
     const LATEST: Duration = Duration::from_millis(4);
+    const JOBS: usize = 600;
     let service = setup().start();
-    let ids = many_jobs(&service, 600);
+    let mut jobs = many_jobs(&service, JOBS).len();
     let mut database = Database::of(&service);
     let (mut interrupted, mut partial) = (0, 0);
     let mut after = Duration::ZERO;
     for _ in 0..40 {
+        // However quick the machine is, there is more to remove than it can before the signal.
+        let left = names(&generated(&service)).len();
+        jobs += many_jobs(&service, JOBS - left).len();
         let mut command = service.command(&["cleanup"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Not before it has begun to remove, then somewhere in the middle.
-        let left = names(&generated(&service)).len();
         let started = std::time::Instant::now();
-        while names(&generated(&service)).len() == left && child.try_wait().unwrap().is_none() {
+        while names(&generated(&service)).len() == JOBS && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_micros(200));
             assert!(started.elapsed() < support::PATIENCE);
         }
         std::thread::sleep(after);
-        // Soon again and again: a quick machine would be done before a late signal comes.
         after = if after > LATEST { Duration::ZERO } else { after + Duration::from_micros(370) };
         process::signal(child.id().cast_signed(), Signal::KILL);
         interrupted += usize::from(!child.wait().unwrap().success());
@@ -475,7 +477,7 @@ fn killed_anywhere_the_next_one_goes_on() {
     assert_eq!(names(&service.state_dir().join("references")), [].into());
     assert_eq!(database.number("SELECT count(*) FROM images"), 0);
     let expired = "SELECT count(*) FROM jobs WHERE state = 'expired' AND purged_at IS NOT NULL";
-    assert_eq!(database.number(expired), i64::try_from(ids.len()).unwrap());
+    assert_eq!(database.number(expired), i64::try_from(jobs).unwrap());
     assert_eq!(database.texts("PRAGMA integrity_check"), ["ok"]);
     assert_eq!(cleanup(&service, &[]), nothing());
 }
@@ -486,20 +488,22 @@ fn requests_are_served_meanwhile_and_two_may_clean() {
     let ids = many_jobs(&service, 1500);
     let kept = wait_job(&service, &service.submit("kept"));
     let done = AtomicBool::new(false);
-    let slowest = std::thread::scope(|scope| {
+    let served = std::thread::scope(|scope| {
         let cleaners: Vec<_> = (0..2).map(|_| scope.spawn(|| cleanup(&service, &[]))).collect();
         let callers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut slowest = Duration::ZERO;
-                    while !done.load(Ordering::Relaxed) {
-                        let begun = std::time::Instant::now();
+                    let mut served = 0;
+                    loop {
                         service.submit("meanwhile");
                         service.job(&ids[0]);
                         assert_eq!(file_status(&service, &file_of(&kept)), 200);
-                        slowest = slowest.max(begun.elapsed());
+                        // A round that has ended before the cleaning has.
+                        if done.load(Ordering::Relaxed) {
+                            return served;
+                        }
+                        served += 1;
                     }
-                    slowest
                 })
             })
             .collect();
@@ -507,10 +511,10 @@ fn requests_are_served_meanwhile_and_two_may_clean() {
         done.store(true, Ordering::Relaxed);
         let counted = reports.iter().map(|report| report["expired_jobs"].as_u64().unwrap());
         assert!(counted.sum::<u64>() >= 1500, "{reports:?}");
-        callers.into_iter().map(|each| each.join().unwrap()).max().unwrap()
+        callers.into_iter().map(|each| each.join().unwrap()).min().unwrap()
     });
-    println!("the slowest three requests took {slowest:?}");
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    println!("each caller was served {served} times meanwhile");
+    assert!(served > 0);
     let mut database = Database::of(&service);
     let left = "SELECT count(*) FROM jobs WHERE expires_at = 2 AND purged_at IS NULL";
     assert_eq!(database.number(left), 0);
@@ -552,12 +556,19 @@ fn a_stop_does_not_wait_for_it() {
     many_jobs(&service, 1500);
     service.term();
     service.set("CLEANUP_INTERVAL_HOURS", "6");
+    // On any machine it takes far longer than a stop: each of them counts to 10,000 first.
+    Database::of(&service).run(
+        "CREATE TRIGGER slow BEFORE UPDATE OF purged_at ON jobs WHEN 10000 > (WITH RECURSIVE \
+         n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) SELECT count(*) FROM n) \
+         BEGIN SELECT 1; END",
+    );
     service.start();
     wait_for("its begin", || (names(&generated(&service)).len() < 1500).then_some(()));
     assert!(service.term().success());
     assert!(!names(&generated(&service)).is_empty(), "it was not done");
     let log = service.log();
     assert!(!log.contains("ERROR") && !log.contains("clean-up done"), "{log}");
+    Database::of(&service).run("DROP TRIGGER slow");
     cleanup(&service, &[]);
     assert_eq!(names(&generated(&service)), [].into());
 }

@@ -10,7 +10,7 @@ use std::{
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use image::ImageFormat;
@@ -71,12 +71,14 @@ fn it_draws_and_notes_the_payment() {
 #[test]
 fn it_starts_fast_enough_to_be_killed_hundreds_of_times() {
     let home = Home::new();
-    home.run("warm");
-    let begin = Instant::now();
-    for _ in 0..20 {
-        home.run("a kite");
-    }
-    let each = begin.elapsed() / 20;
+    // Of the processor: what else the machine does takes its time, too.
+    let work = (0..20).map(|_| {
+        let mut child = home.command(&["--", "a kite"]).stdout(Stdio::null()).spawn().unwrap();
+        let work = process::work_until_end(child.id().cast_signed());
+        assert!(child.wait().unwrap().success());
+        work
+    });
+    let each = work.sum::<Duration>() / 20;
     println!("{each:?} a run");
     assert!(each < Duration::from_millis(200), "{each:?} a run");
 }

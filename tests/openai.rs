@@ -10,7 +10,9 @@ use std::{io::Write as _, thread, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use support::{Backend, HomeOptions, Lab, Reply, Service, Setup, pictures, wait_for};
+use support::{
+    Backend, HomeOptions, Lab, Reply, Service, Setup, begin_within_a_day, pictures, wait_for,
+};
 
 const GENERATIONS: &str = "/v1/images/generations";
 const EDITS: &str = "/v1/images/edits";
@@ -529,6 +531,7 @@ fn models_are_listed_for_those_who_look_for_pictures() {
 
 #[test]
 fn a_key_sees_its_own_use() {
+    begin_within_a_day();
     let service = Setup::painter().start();
     let other = service.key("other");
     generations(&service, &json!({"prompt": "kites", "n": 3})).expect(200);

@@ -19,9 +19,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Db, Disk, Reply, Service, Setup, fake, process, wait_for, wait_for_within};
 
-/// What wakes by a bell wakes within this, and what wakes without one does not: the front looks
-/// by itself every 2 s, the worker every 10 s.
-const BY_BELL: Duration = Duration::from_secs(1);
+/// What wakes by a bell wakes within this, but for a few times on a machine that does other things,
+/// and what wakes without one does not: the front looks by itself every 2 s, the worker every 10 s.
+const BY_BELL: Duration = Duration::from_millis(500);
 
 /// A worker beside a front. It ends with the front's folder.
 struct Worker {
@@ -101,11 +101,30 @@ fn moment(milliseconds: Option<i64>) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds.unwrap()).unwrap())
 }
 
+/// The median.
 fn distribution(what: &str, mut times: Vec<Duration>) -> Duration {
     times.sort();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!("{what}: median {:?}, 90 % {:?}, most {:?}", at(50), at(90), at(100));
-    at(100)
+    at(50)
+}
+
+/// Draws so many pictures; those who wait and the worker are woken by their bells.
+#[track_caller]
+fn assert_bells_are_heard(front: &Service, pictures: usize) {
+    let (mut wakes, mut begins) = (Vec::new(), Vec::new());
+    for _ in 0..pictures {
+        let sent = since_epoch(SystemTime::now());
+        let (reply, answered) = caller(front, "a kite [fake sleep=0.02]").join().unwrap();
+        let id = reply.unwrap().expect(200).json()["id"].as_str().unwrap().to_owned();
+        let row = Db::of(front).job(&id);
+        wakes.push(since_epoch(answered).saturating_sub(moment(row.finished_at)));
+        begins.push(moment(row.started_at).saturating_sub(sent));
+    }
+    let median = distribution("from the finish to the answer, two processes", wakes);
+    assert!(median < BY_BELL, "{median:?}");
+    let median = distribution("from the request to the claim, two processes", begins);
+    assert!(median < BY_BELL, "{median:?}");
 }
 
 #[test]
@@ -113,19 +132,7 @@ fn a_waiter_wakes_by_the_bell() {
     let front = front();
     let worker = Worker::start(&front);
     wait_until_ready(&front);
-    let (mut wakes, mut begins) = (Vec::new(), Vec::new());
-    for _ in 0..25 {
-        let sent = since_epoch(SystemTime::now());
-        let (reply, answered) = caller(&front, "a kite [fake sleep=0.02]").join().unwrap();
-        let id = reply.unwrap().expect(200).json()["id"].as_str().unwrap().to_owned();
-        let row = Db::of(&front).job(&id);
-        wakes.push(since_epoch(answered).saturating_sub(moment(row.finished_at)));
-        begins.push(moment(row.started_at).saturating_sub(sent));
-    }
-    let most = distribution("from the finish to the answer, two processes", wakes);
-    assert!(most < BY_BELL, "{most:?}");
-    let most = distribution("from the request to the claim, two processes", begins);
-    assert!(most < BY_BELL, "{most:?}");
+    assert_bells_are_heard(&front, 25);
     worker.stop();
 }
 
@@ -178,10 +185,7 @@ fn a_front_killed_and_restarted_finds_its_jobs() {
     }
     assert_eq!(front.job(&queued)["status"], "succeeded");
     // The new front hears the old worker's bell.
-    let (reply, answered) = caller(&front, "another").join().unwrap();
-    let id = reply.unwrap().expect(200).json()["id"].as_str().unwrap().to_owned();
-    let finished = moment(Db::of(&front).job(&id).finished_at);
-    assert!(since_epoch(answered).saturating_sub(finished) < BY_BELL);
+    assert_bells_are_heard(&front, 15);
     worker.stop();
 }
 
@@ -284,20 +288,15 @@ fn a_second_worker_waits_and_takes_over() {
         second.log().contains("another worker").then_some(())
     });
     // The first still hears the bell.
-    let begin = Instant::now();
-    for _ in 0..3 {
-        front.generate("a kite").expect(200);
-    }
-    assert!(begin.elapsed() < 3 * BY_BELL, "{:?}", begin.elapsed());
+    assert_bells_are_heard(&front, 15);
     let id = front.submit("a kite [fake once gate]");
-    fake::wait_for_step(&front.codex_home(), "thread", 4);
+    fake::wait_for_step(&front.codex_home(), "thread", 16);
     assert_eq!(Db::of(&front).job(&id).attempts, 1);
     first.kill9();
     assert_eq!(front.wait_job(&id)["status"], "succeeded");
     assert_eq!(Db::of(&front).job(&id).attempts, 2);
-    let begin = Instant::now();
-    front.generate("a kite").expect(200);
-    assert!(begin.elapsed() < BY_BELL, "the second hears the bell: {:?}", begin.elapsed());
+    // The second hears the bell now.
+    assert_bells_are_heard(&front, 15);
     second.stop();
 }
 

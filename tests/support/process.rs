@@ -1,8 +1,8 @@
 //! Processes by what `/proc` says of them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// Living processes whose environment mentions `needle`, a folder of the test's own: everything a
 /// service started there, whatever became of its parents. This process is never among them.
@@ -32,6 +32,19 @@ pub fn parent(pid: i32) -> Option<i32> {
 pub fn command_line(pid: i32) -> String {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&raw).replace('\0', " ")
+}
+
+/// Waits until a child has ended, and tells for how long it used a processor; it is still to be
+/// waited for by its parent.
+pub fn work_until_end(pid: i32) -> Duration {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    let ended = rustix::process::waitid(WaitId::Pid(Pid::from_raw(pid).unwrap()), options);
+    assert!(ended.unwrap().is_some(), "it has ended");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    // utime and stime of proc_pid_stat(5), in hundredths of a second.
+    let ticks = |field: usize| fields[field].parse::<u64>().unwrap();
+    Duration::from_millis(10 * (ticks(11) + ticks(12)))
 }
 
 /// Resident memory in KiB.
