@@ -264,12 +264,13 @@ fn a_quota_that_comes_back_in_hours() {
 #[test]
 fn a_short_pause_is_honoured() {
     // Longer than a caller may wait here: it is told.
-    let bench = Bench::with(|setup| setup.set("REQUEST_WAIT_TIMEOUT_SECONDS", "4"));
+    let bench = Bench::with(|setup| setup.set("REQUEST_WAIT_TIMEOUT_SECONDS", "8"));
     let backend = &bench.lab.backend;
     for client in clients() {
         // Codex is running: the answer to the first request comes before the patience ends.
-        bench.lab.service.generate("a kite").expect(200);
-        backend.set("mode=image-limit reset=7");
+        let kite = bench.lab.service.submit("a kite");
+        assert_eq!(bench.lab.service.wait_job(&kite)["status"], "succeeded");
+        backend.set("mode=image-limit reset=12");
         let script = bench.start(client, "one", &bench.lab.service.url(""));
         wait_for("the refused request", || {
             (backend.image_requests_for(tag(client)) == 1).then_some(())
