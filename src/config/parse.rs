@@ -1,6 +1,9 @@
 //! From text to types, one function a kind of setting. None looks at the process or the file
 //! system: what a value means depends on the value and on [`Place`] alone.
 
+mod logins;
+mod secrets;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Component, Path, PathBuf},
@@ -10,10 +13,12 @@ use std::{
 use axum::http::Uri;
 use tracing::Level;
 
-use super::{
-    EngineChoice, Listen, LogFormat, LoginHome, Owner, Secret, layers::Raw, table::Allowed,
+use super::{EngineChoice, Listen, LogFormat, Owner, layers::Raw, table::Allowed};
+
+pub(super) use self::{
+    logins::{homes, labelled},
+    secrets::{password, secret, username},
 };
-use crate::password_hash;
 
 /// What relative paths and `~` stand for.
 pub(super) struct Place {
@@ -195,70 +200,6 @@ pub(super) fn url_prefix(raw: &Raw) -> Parsed<String> {
     }
 }
 
-pub(super) fn username(raw: &Raw) -> Parsed<String> {
-    let text = line(raw)?;
-    if (1..=128).contains(&text.chars().count()) { Ok(text.to_owned()) } else { Err(None) }
-}
-
-/// Taken as it is, blanks too; refused when empty or when everybody knows it.
-pub(super) fn secret(raw: &Raw) -> Parsed<Option<Secret>> {
-    match raw {
-        Raw::List(_) => because("a list where one value belongs"),
-        Raw::Text(text) if text.trim().is_empty() => because("empty"),
-        Raw::Text(text) if is_published(text) => because("a published default that anyone can try"),
-        Raw::Text(text) => Ok(Some(Secret::new(text.clone()))),
-    }
-}
-
-/// The same; in plain text, or as an Argon2 hash that can be checked.
-pub(super) fn password(raw: &Raw) -> Parsed<Option<Secret>> {
-    let password = secret(raw)?;
-    match password.as_ref().and_then(|password| password_hash::refusal(password.expose())) {
-        Some(reason) => because(reason),
-        None => Ok(password),
-    }
-}
-
-/// What example files and defaults hold, this service's Python original included (`change-me`,
-/// `change-this-session-secret`, `dev-only-session-secret`).
-fn is_published(value: &str) -> bool {
-    const WORDS: &[&str] = &[
-        "12345",
-        "123456",
-        "12345678",
-        "123456789",
-        "admin",
-        "admin123",
-        "adminpassword",
-        "default",
-        "devonlysessionsecret",
-        "devsecret",
-        "example",
-        "letmein",
-        "pass",
-        "passwd",
-        "password",
-        "password1",
-        "password123",
-        "qwerty",
-        "root",
-        "secret",
-        "secretkey",
-        "sessionsecret",
-        "supersecret",
-        "test",
-        "todo",
-        "xxx",
-    ];
-    const STARTS: &[&str] = &["changeme", "changethis", "pleasechange", "replaceme", "replacewith"];
-    const SHORTEST_YOURS: &[&str] = &["yourpassword", "yoursecret", "yoursessionsecret"];
-    let plain: String =
-        value.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-    WORDS.contains(&plain.as_str())
-        || SHORTEST_YOURS.contains(&plain.as_str())
-        || STARTS.iter().any(|start| plain.starts_with(start))
-}
-
 pub(super) fn engine(raw: &Raw) -> Parsed<EngineChoice> {
     match line(raw)?.to_ascii_lowercase().as_str() {
         "auto" => Ok(EngineChoice::Auto),
@@ -266,46 +207,6 @@ pub(super) fn engine(raw: &Raw) -> Parsed<EngineChoice> {
         "exec" => Ok(EngineChoice::Exec),
         "demo" => Ok(EngineChoice::Demo),
         _ => Err(None),
-    }
-}
-
-/// The logins that are named; none is for the caller to fill in.
-pub(super) fn homes(raw: &Raw, place: &Place) -> Parsed<Vec<LoginHome>> {
-    let mut homes: Vec<LoginHome> = Vec::new();
-    for item in items(raw, ':')? {
-        let (label, path) = match item.split_once('=') {
-            // A path may hold a `=` as well; a label holds no slash.
-            Some((label, path)) if !label.contains('/') => (Some(label.trim()), path.trim()),
-            _ => (None, item),
-        };
-        let path = absolute(path, place)?;
-        let home = match label {
-            None => labelled(path)?,
-            Some("") => return because("a label is empty"),
-            Some(label) => LoginHome { label: label.to_owned(), path },
-        };
-        if let Some(other) = homes.iter().find(|other| other.path == home.path) {
-            return Err(Some(format!("{} is there twice", other.path.display())));
-        }
-        if homes.iter().any(|other| other.label == home.label) {
-            let LoginHome { label, path } = home;
-            let path = path.display();
-            return Err(Some(format!(
-                "two logins are called {label:?}; name one of them, as in other={path}"
-            )));
-        }
-        homes.push(home);
-    }
-    Ok(homes)
-}
-
-/// A login that is called like its folder; `.codex` is `codex`.
-pub(super) fn labelled(path: PathBuf) -> Parsed<LoginHome> {
-    let name = path.file_name().map(|name| name.to_string_lossy());
-    let label = name.as_deref().map(|name| name.strip_prefix('.').unwrap_or(name));
-    match label {
-        Some(label) if !label.is_empty() => Ok(LoginHome { label: label.to_owned(), path }),
-        _ => Err(Some(format!("{} has no name to call the login by", path.display()))),
     }
 }
 

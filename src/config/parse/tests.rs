@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{LoginHome, Secret};
 
 fn text(value: &str) -> Raw {
     Raw::Text(value.to_owned())
