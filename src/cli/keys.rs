@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
-use super::{block_on, config_or_exit, fail};
+use super::{block_on, config_or_exit, fail, plain};
 use crate::{
     api_key,
     config::Config,
@@ -197,7 +197,8 @@ fn table(keys: &[ApiKey]) -> String {
     for key in keys {
         let state = if key.enabled { "enabled" } else { "disabled" };
         let used = key.last_used_at.map_or_else(|| "never".to_owned(), time);
-        let ApiKey { id, handle, name, jobs, .. } = key;
+        let ApiKey { jobs, .. } = key;
+        let [id, handle, name] = [&key.id, &key.handle, &key.name].map(|text| plain(text));
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{id:<17} {handle:<10} {name:<width$} {state:<8} {jobs:>6} {used}");
     }

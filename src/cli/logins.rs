@@ -8,7 +8,7 @@ use std::{
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{block_on, config_or_exit, fail};
+use super::{block_on, config_or_exit, fail, plain};
 use crate::{
     codex::{
         self, Engine,
@@ -364,7 +364,7 @@ fn record_json(line: &LoginRecord) -> Value {
 fn trail(lines: &[LoginRecord]) -> String {
     let line = |line: &LoginRecord| {
         let LoginRecord { at, login, what, detail } = line;
-        format!("{}  {login}  {what}  {detail}\n", time(at / 1000))
+        format!("{}  {}\n", time(at / 1000), plain(&format!("{login}  {what}  {detail}")))
     };
     lines.iter().map(line).collect()
 }

@@ -113,6 +113,12 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A text of the store for a terminal, which obeys some characters: what the front wrote may be an
+/// attacker's.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// Prompts and pictures are not for other users of the machine, whatever the umask said.
 fn no_access_for_others() {
     use rustix::{fs::Mode, process::umask};
