@@ -14,11 +14,12 @@ use crate::{
     activity::Activity,
     codex::Engine,
     logins::{self, Wanted},
+    names::JobId,
     queue::bell::{Doorbell, Ring},
     retention::{Cause, Cleaner, Removal},
     store::{
         Store, StoreError, now,
-        orders::{Order, OrderKind, rest_by_hand},
+        orders::{Order, OrderKind, Subject, rest_by_hand},
     },
 };
 
@@ -171,16 +172,12 @@ impl Orders {
 
     async fn carry_out_one(&self, order: &Order) {
         let outcome = match order.what {
-            OrderKind::TestLogin => self.test(&order.subject).await,
+            OrderKind::TestLogin => self.test(order.subject.as_str()).await,
             OrderKind::CleanUp => Ok(self.clean_up(false).await),
             OrderKind::Count => Ok(self.clean_up(true).await),
-            OrderKind::RemoveJob => match self.cleaner.remove_deleted(&order.subject).await {
-                Ok(Removal::Done) => Ok(Ok("removed".to_owned())),
-                Ok(Removal::Nothing) => Ok(Ok("nothing of it was left".to_owned())),
-                Ok(Removal::Partly) => {
-                    Ok(Err("not all could be removed; the next clean-up tries again".to_owned()))
-                }
-                Err(error) => Err(error),
+            OrderKind::RemoveJob => match &order.subject {
+                Subject::Job(job) => self.remove(job).await,
+                Subject::Nothing | Subject::Login(_) => return,
             },
             OrderKind::RestLogin | OrderKind::WakeLogin => return,
         };
@@ -192,6 +189,16 @@ impl Orders {
                 tokio::time::sleep(LOOK).await;
             }
         }
+    }
+
+    async fn remove(&self, job: &JobId) -> Outcome {
+        Ok(match self.cleaner.remove_deleted(job).await? {
+            Removal::Done => Ok("removed".to_owned()),
+            Removal::Nothing => Ok("nothing of it was left".to_owned()),
+            Removal::Partly => {
+                Err("not all could be removed; the next clean-up tries again".to_owned())
+            }
+        })
     }
 
     async fn test(&self, login: &str) -> Outcome {
@@ -218,7 +225,8 @@ impl Orders {
     }
 
     async fn finish(&self, order: &Order, outcome: Result<String, String>) {
-        let Order { seq, what, subject, .. } = order;
+        let Order { seq, what, .. } = order;
+        let subject = order.subject.as_str();
         match &outcome {
             Ok(words) => tracing::info!(?what, subject, "order carried out: {words}"),
             Err(why) => tracing::warn!(?what, subject, "order not carried out: {why}"),
@@ -240,7 +248,7 @@ impl Lane {
     fn of(order: &Order) -> Self {
         match order.what {
             OrderKind::RestLogin | OrderKind::WakeLogin => Self::AtOnce,
-            OrderKind::TestLogin => Self::Login(order.subject.clone()),
+            OrderKind::TestLogin => Self::Login(order.subject.as_str().to_owned()),
             OrderKind::CleanUp | OrderKind::Count => Self::Cleaning,
             OrderKind::RemoveJob => Self::Removing,
         }

@@ -8,7 +8,6 @@
 //! file is gone; but only in a folder that is marked as this database's, and only under names that
 //! are exactly ours.
 
-mod names;
 mod report;
 
 use std::{
@@ -18,17 +17,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use self::names::{is_job_id, is_temporary, job_of_picture, picture_of_thumbnail, thumbnail_of};
 pub use self::report::{Cause, Report, Skipped};
 use crate::{
     codex::Engine,
     config::Config,
+    names::{
+        JobId, is_own_job_id, is_temporary, job_of_picture, picture_of_thumbnail, thumbnail_of,
+    },
     state_dir,
     store::{self, Store, StoreError},
 };
 
 /// Jobs that are looked up at a time.
 const BATCH: u32 = 100;
+
+/// After so many jobs of which something could not be written, the database is what is wrong.
+const MOST_FAILURES: u32 = 20;
 
 /// A file without a row may belong to a job that is just being stored; after so long it doesn't.
 const ORPHAN_AGE: Duration = Duration::from_hours(1);
@@ -75,7 +79,7 @@ impl Cleaner {
     }
 
     /// Removes the files of a job that the operator deleted, before the clean-up comes to it.
-    pub async fn remove_deleted(&self, id: &str) -> Result<Removal, StoreError> {
+    pub async fn remove_deleted(&self, id: &JobId) -> Result<Removal, StoreError> {
         if !self.store.is_deleted_with_files(id).await? {
             return Ok(Removal::Nothing);
         }
@@ -85,7 +89,8 @@ impl Cleaner {
 
     /// Removes everything whose time is over; with `dry_run` only counts it.
     async fn run_into(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
-        self.expire(dry_run, report).await?;
+        // What could not be written of a job keeps nothing else from being cleaned up.
+        let expired = self.expire(dry_run, report).await;
         let instance = self.store.instance().await?;
         if is_marked(&self.generated_dir, &instance, report).await {
             self.orphan_files(dry_run, report).await?;
@@ -98,18 +103,27 @@ impl Cleaner {
             self.orphan_folders(Folders::Work, dry_run, report).await?;
         }
         self.thumbnails(dry_run, report).await?;
-        self.threads(dry_run, report).await
+        self.threads(dry_run, report).await?;
+        expired
     }
 
     async fn expire(&self, dry_run: bool, report: &mut Report) -> Result<(), StoreError> {
         let now = store::now();
-        let mut after = (i64::MIN, String::new());
+        let mut after = (i64::MIN, i64::MIN);
+        let (mut failed, mut failures) = (None, 0);
         loop {
-            let batch = self.store.expired_jobs(now, &after, BATCH).await?;
-            let Some(last) = batch.last() else { return Ok(()) };
-            after = (last.expires_at, last.id.clone());
-            for job in &batch {
-                self.purge(&job.id, dry_run, report).await?;
+            let page = self.store.expired_jobs(now, after, BATCH).await?;
+            let Some(next) = page.next else { return failed.map_or(Ok(()), Err) };
+            after = next;
+            for id in &page.ids {
+                let Err(error) = self.purge(id, dry_run, report).await else { continue };
+                let job_id = id.as_str();
+                tracing::error!(job_id, %error, "what is past its time could not be removed");
+                failures += 1;
+                if failures == MOST_FAILURES {
+                    return Err(error);
+                }
+                failed.get_or_insert(error);
             }
         }
     }
@@ -118,19 +132,21 @@ impl Cleaner {
     /// something of it is still there.
     async fn purge(
         &self,
-        id: &str,
+        id: &JobId,
         dry_run: bool,
         report: &mut Report,
     ) -> Result<bool, StoreError> {
+        let Some(files) = self.store.files_of(id).await? else { return Ok(false) };
         report.expired_jobs += 1;
-        let files = self.store.files_of(id).await?;
         report.images += files.len() as u64;
-        report.bytes += files.iter().map(|file| file.bytes.unsigned_abs()).sum::<u64>();
         for file in &files {
-            report.bytes += file_bytes(&self.thumbnails_dir.join(thumbnail_of(&file.file))).await;
+            report.add(file.bytes);
         }
-        report.bytes += folder_bytes(self.references_dir.join(id)).await;
-        report.bytes += folder_bytes(self.workdir.join(id)).await;
+        for file in &files {
+            report.add(file_bytes(&self.thumbnails_dir.join(thumbnail_of(&file.file))).await);
+        }
+        report.add(folder_bytes(self.references_dir.join(id)).await);
+        report.add(folder_bytes(self.workdir.join(id)).await);
         if dry_run {
             return Ok(false);
         }
@@ -163,7 +179,7 @@ impl Cleaner {
                 continue;
             }
             report.orphan_files += 1;
-            report.bytes += found.len();
+            report.add(found.len());
             if !dry_run {
                 remove_file(&entry.path()).await;
             }
@@ -179,12 +195,12 @@ impl Cleaner {
         report: &mut Report,
     ) -> Result<(), StoreError> {
         let now = store::now();
-        let mut after = String::new();
+        let mut after = Vec::new();
         loop {
             let page = self.store.shown_files(now, &after, BATCH).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after.clone_from(&last.file);
-            for row in &page {
+            let Some(next) = page.next else { return Ok(()) };
+            after = next;
+            for row in &page.files {
                 let path = self.generated_dir.join(&row.file);
                 // Only a clear "not there" counts: a folder that can't be read says nothing.
                 if matches!(tokio::fs::try_exists(path).await, Ok(true) | Err(_)) {
@@ -196,7 +212,7 @@ impl Cleaner {
                 }
                 report.orphan_rows += 1;
                 if !dry_run {
-                    self.store.forget_image(&row.job_id, &row.file).await?;
+                    self.store.forget_image(row).await?;
                 }
             }
         }
@@ -218,7 +234,7 @@ impl Cleaner {
         while let Ok(Some(entry)) = entries.next_entry().await {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
             let Some(found) = old_entry(&entry).await else { continue };
-            if !is_job_id(&name) || !found.is_dir() {
+            if !is_own_job_id(&name) || !found.is_dir() {
                 continue;
             }
             let is_used = match kind {
@@ -229,7 +245,7 @@ impl Cleaner {
                 continue;
             }
             report.orphan_files += 1;
-            report.bytes += folder_bytes(entry.path()).await;
+            report.add(folder_bytes(entry.path()).await);
             if !dry_run {
                 remove_folder(&entry.path()).await;
             }
@@ -255,7 +271,7 @@ impl Cleaner {
             };
             let Some(found) = found.filter(|found| !found.is_dir()) else { continue };
             report.orphan_files += 1;
-            report.bytes += found.len();
+            report.add(found.len());
             if !dry_run {
                 remove_file(&entry.path()).await;
             }
@@ -356,7 +372,7 @@ async fn folder_bytes(path: PathBuf) -> u64 {
                 Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |file| file.len()),
                 _ => 0,
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
     let sum = move || {
         // What a link leads to is not ours.

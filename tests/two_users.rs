@@ -338,6 +338,44 @@ fn what_the_front_puts_there_leads_the_worker_nowhere() {
 }
 
 #[test]
+fn what_the_front_calls_a_job_leads_the_worker_nowhere() {
+    let Some(mut place) = Place::new() else { return };
+    place.start(FRONT);
+    place.start(WORKER);
+    place.wait_until_ready();
+    let key = place.key();
+    place.draw(&key);
+    // As the logins lie in a folder of the worker's own.
+    let logins = place.home();
+    let before = support::lab::names(&logins);
+    let mut database = Database::open(&place.state().join("codex-image-service.db"));
+    let mut insert = |id: &str, state: &str| {
+        database.run(&format!(
+            "BEGIN IMMEDIATE; INSERT INTO jobs (seq, id, api_key_id, prompt, size, quality, count, \
+             state, created_at, expires_at) SELECT min(0, (SELECT min(seq) FROM jobs)) - 1, '{id}', \
+             min(id), 'a kite', 'auto', 'auto', 1, '{state}', 1, 1 FROM api_keys; \
+             INSERT INTO turns (job_id, position) VALUES ('{id}', 0); COMMIT"
+        ))
+    };
+    insert(logins.to_str().unwrap(), "failed");
+    let output = place.run(WORKER, &["cleanup", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(support::lab::names(&logins), before, "the clean-up removed it");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["removed"]["expired_jobs"], 0, "{report}");
+
+    // Nor is it a place of work, beside the folder of work or below one of another's.
+    let beside = format!("{}/beside", logins.display());
+    let foreign = place.state().join("foreign");
+    insert(&beside, "queued");
+    insert(foreign.to_str().unwrap(), "queued");
+    place.draw(&key);
+    assert!(!Path::new(&beside).exists() && !foreign.exists());
+    let log = fs::read_to_string(place.path("worker.log")).unwrap();
+    assert_eq!(log.matches("is left alone").count(), 2, "{log}");
+}
+
+#[test]
 fn a_front_that_may_not_write_is_not_ready() {
     let Some(mut place) = Place::new() else { return };
     place.start(WORKER);

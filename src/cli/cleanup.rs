@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     retention::{Cause, Cleaner, Report},
     store::Store,
+    telemetry,
 };
 
 /// Remove pictures, references and work folders that are past their retention time, and orphans.
@@ -34,6 +35,8 @@ pub(super) fn run(args: &Args, file: Option<PathBuf>) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
+    // What is left alone, and why, is nobody's answer: a timer's clean-up says it in the log.
+    let _guard = telemetry::init(tracing::Level::WARN, config.log_format);
     match block_on(execute(&config, args.dry_run)) {
         Ok(Ok(report)) => {
             print(&report, args);

@@ -19,6 +19,8 @@ use super::{
 
 /// The label of the login that the demo pretends to have.
 const LOGIN: &str = "demo";
+/// What stands before the ids of its threads.
+pub(super) const THREAD_PREFIX: &str = "demo-";
 
 /// The picture's name in the folder of its turn.
 const PICTURE: &str = "picture.png";
@@ -41,7 +43,7 @@ impl DemoEngine {
 
     async fn paint(&self, turn: &Turn, sink: StepSink<'_>, stop: CancellationToken) -> Finished {
         let seed = Uuid::new_v4().to_string();
-        let thread = ThreadRef { login: LOGIN.into(), thread: format!("demo-{seed}") };
+        let thread = ThreadRef { login: LOGIN.into(), thread: format!("{THREAD_PREFIX}{seed}") };
         let mut finished = Finished { thread: Some(thread.clone()), ..Finished::default() };
         sink(Step::Thread(thread)).await;
         sink(Step::Drawing).await;

@@ -43,7 +43,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, EngineChoice, LoginHome};
+use crate::{
+    config::{Config, EngineChoice, LoginHome},
+    names::is_label,
+};
 
 pub use code::UnknownFailureCode;
 pub use demo::DemoEngine;
@@ -80,6 +83,16 @@ pub struct ThreadRef {
     pub login: String,
     /// The id that Codex gave the thread; a safe file name (checked where it is read).
     pub thread: String,
+}
+
+impl ThreadRef {
+    /// What somebody says that a login and a thread are called; None when none could be.
+    #[must_use]
+    pub fn parse(login: &str, thread: &str) -> Option<Self> {
+        let id = thread.strip_prefix(demo::THREAD_PREFIX).unwrap_or(thread);
+        (is_label(login) && events::is_thread_id(id))
+            .then(|| Self { login: login.to_owned(), thread: thread.to_owned() })
+    }
 }
 
 /// What one run left behind. A picture exists only when one of `candidates` passes

@@ -27,7 +27,8 @@ use super::{
     trace::RequestNotes,
 };
 use crate::{
-    queue::{self, Waited},
+    names::{JobId, is_job_id},
+    queue::Waited,
     store::{
         jobs::{Job, JobState, Phase},
         submissions::NewJob,
@@ -122,7 +123,7 @@ async fn accept_native(
     request: Request,
 ) -> Result<NewJob, ApiError> {
     let admission = Admission::of(app, request.headers()).await?;
-    let id = queue::new_job_id();
+    let id = JobId::fresh().to_string();
     let folder = app.references_dir.join(&id);
     let draft = read_native(app, request, &admission, folder).await?;
     let hash = draft.hash(route, &[]);
@@ -199,7 +200,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, ApiError> {
     let hash = auth::key_hash(&headers)?;
     let Path(id) = id.map_err(|_| ApiError::NoJob)?;
-    let cancelled = queue::is_job_id(&id) && app.queue.cancel(Some(&caller.id), &id).await?;
+    let cancelled = is_job_id(&id) && app.queue.cancel(Some(&caller.id), &id).await?;
     if cancelled {
         app.metrics.job_finished(JobState::Cancelled.as_str(), None);
     }

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::is_job_id;
+use crate::names::is_job_id;
 
 /// Rings that wait to be heard. More are dropped; the listener looks at the store by itself.
 const WAITING: usize = 1024;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     codex::{Failure, FailureCode, Finished, ThreadRef},
-    images::{self, Format, Output, Rejected},
+    images::{self, Rejected},
     store::{
         self,
         claims::Claim,
@@ -60,7 +60,7 @@ pub(super) async fn accept(
     let mut unknown = finished.unsure;
     for candidate in &finished.candidates {
         let (candidate, folder) = (candidate.clone(), worker.shop.generated_dir.clone());
-        let (stem, output) = (file_stem(claim, position), output(claim));
+        let (stem, output) = (file_stem(claim, position), claim.output);
         let Ok(_decoder) = worker.decoders.acquire().await else { break };
         let imported =
             tokio::task::spawn_blocking(move || images::import(&candidate, &folder, &stem, output))
@@ -79,15 +79,15 @@ pub(super) async fn accept(
                 });
             }
             Ok(Err(reason @ (Rejected::Storage(_) | Rejected::Unreadable(_)))) => {
-                tracing::error!(job_id = claim.id, position, %reason, "a picture could not be stored");
+                tracing::error!(job_id = claim.id.as_str(), position, %reason, "a picture could not be stored");
                 unknown = true;
             }
             Ok(Err(reason)) => {
-                tracing::warn!(job_id = claim.id, position, %reason, "what Codex saved is no picture");
+                tracing::warn!(job_id = claim.id.as_str(), position, %reason, "what Codex saved is no picture");
                 rejected = true;
             }
             Err(_) => {
-                tracing::error!(job_id = claim.id, position, "reading a picture panicked");
+                tracing::error!(job_id = claim.id.as_str(), position, "reading a picture panicked");
                 rejected = true;
             }
         }
@@ -119,15 +119,9 @@ fn no_image(message: &str) -> Failure {
     Failure { code: FailureCode::NoImage, message: message.to_owned(), retry_at: None }
 }
 
-/// What the picture is to be converted to.
-fn output(claim: &Claim) -> Option<Output> {
-    let format = Format::of_word(claim.output_format.as_deref()?)?;
-    Some(Output { format, compression: claim.output_compression.unwrap_or(100) })
-}
-
 /// `<id>` when one picture was asked for, `<id>_1`, `<id>_2`, … when several were.
 fn file_stem(claim: &Claim, position: u32) -> String {
-    if claim.count == 1 { claim.id.clone() } else { format!("{}_{}", claim.id, position + 1) }
+    if claim.count == 1 { claim.id.to_string() } else { format!("{}_{}", claim.id, position + 1) }
 }
 
 /// Writes how a turn ended, tells the world when its job did, and removes what Codex keeps.
@@ -166,7 +160,7 @@ pub(super) async fn record(
     let result = match recorded {
         Ok(Recorded::Open | Recorded::Duplicate) => {
             // Some callers want each picture as it comes.
-            worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+            worker.shop.front_bell.ring(&Ring::Phase(claim.id.to_string()));
             TurnResult::Recorded
         }
         Ok(Recorded::Final(state)) => {
@@ -202,12 +196,12 @@ pub(super) async fn record(
 }
 
 async fn is_final(worker: &Worker, claim: &Claim) -> bool {
-    matches!(worker.shop.store.job(&claim.id).await, Ok(Some(job)) if job.state.is_final())
+    worker.shop.store.is_final(&claim.id).await.unwrap_or(false)
 }
 
 async fn remove_file(worker: &Worker, claim: &Claim, image: &NewImage) {
     if let Err(error) = tokio::fs::remove_file(worker.shop.generated_dir.join(&image.file)).await {
-        let (job_id, file) = (&claim.id, &image.file);
+        let (job_id, file) = (claim.id.as_str(), &image.file);
         tracing::warn!(job_id, file, %error, "a picture without a row stays until the clean-up");
     }
 }
@@ -216,7 +210,7 @@ async fn remove_file(worker: &Worker, claim: &Claim, image: &NewImage) {
 pub(super) async fn forget(worker: &Worker, claim: &Claim, thread: &ThreadRef) {
     if let Err(error) = worker.shop.engine.forget(thread).await {
         tracing::warn!(
-            job_id = claim.id,
+            job_id = claim.id.as_str(),
             login = thread.login,
             codex_thread = thread.thread,
             %error,
@@ -232,7 +226,7 @@ pub(super) fn names(thread: Option<&ThreadRef>) -> (Option<&str>, Option<&str>) 
 
 /// Tells the log how a turn ended, now that the store knows it; not in Codex's words.
 fn tell(claim: &Claim, end: &TurnEnd) {
-    let (job_id, position, phase) = (&claim.id, end.position, Phase::Saving.as_str());
+    let (job_id, position, phase) = (claim.id.as_str(), end.position, Phase::Saving.as_str());
     let (login, codex_thread) = end.thread.as_ref().map(|(login, id)| (login, id)).unzip();
     match &end.result {
         Ok(image) => tracing::info!(

@@ -18,7 +18,6 @@ pub mod worker;
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     config::Live,
@@ -166,7 +165,8 @@ impl Queue {
     /// Is there room for another job? A look, not a promise.
     pub async fn has_room(&self) -> Result<bool, StoreError> {
         let (queued, _) = self.store.queue_depth().await?;
-        Ok(queued < i64::from(self.live.now().generation_queue_max_size))
+        let most = i64::from(self.live.now().generation_queue_max_size);
+        Ok(queued < most || queued < most.saturating_add(self.store.queued_strangers().await?))
     }
 
     /// Accepts a job: it is durable when this returns. A request that repeats another finds the job
@@ -290,25 +290,10 @@ async fn ring_again(store: Store, bell: Doorbell, draining: CancellationToken) {
     let mut tick = tokio::time::interval(RING_AGAIN);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while draining.run_until_cancelled(tick.tick()).await.is_some() {
-        match store.queue_depth().await {
-            Ok((0, _)) => {}
-            Ok(_) => bell.ring(&Ring::Any),
+        match store.has_queued_job().await {
+            Ok(false) => {}
+            Ok(true) => bell.ring(&Ring::Any),
             Err(error) => tracing::error!(%error, "the queue cannot be looked at"),
         }
     }
-}
-
-/// A fresh, unguessable job id: `img_` and 32 lower-case hex digits, 122 bits of them random.
-#[must_use]
-pub fn new_job_id() -> String {
-    format!("img_{}", Uuid::new_v4().simple())
-}
-
-/// Is this a job id, ours (32 digits) or the original's (24)? Nothing else is looked up.
-#[must_use]
-pub fn is_job_id(text: &str) -> bool {
-    text.strip_prefix("img_").is_some_and(|digits| {
-        matches!(digits.len(), 24 | 32)
-            && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    })
 }

@@ -13,7 +13,7 @@ use super::{
     worker::{Worker, log_store_error},
 };
 use crate::{
-    codex::{Failure, FailureCode, Finished, ThreadRef},
+    codex::{Failure, FailureCode, Finished},
     store::{
         claims::{Claim, OpenTurn},
         now,
@@ -34,16 +34,13 @@ pub(super) enum Found {
 /// Looks for the pictures of an interrupted job; the job is then final or back in the queue.
 pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
     tracing::info!(
-        job_id = claim.id,
+        job_id = claim.id.as_str(),
         attempts = claim.attempts,
         "job was interrupted; looking for its pictures"
     );
-    let job = match Job::of(worker, claim).await {
-        Ok(job) => job,
-        Err(error) => return log_store_error(claim, &error),
-    };
+    let job = Job::of(worker, claim);
     let mut results = Vec::new();
-    for open in &job.open {
+    for open in &claim.open {
         results.push(match turn(worker, &job, open).await {
             Found::Settled(result) => result,
             Found::Nothing(_) if claim.attempts < MAX_ATTEMPTS => TurnResult::Stopped,
@@ -55,6 +52,14 @@ pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
     run::settle(worker, claim, &results).await;
 }
 
+/// The same for those pictures that a job still lacks.
+pub(super) async fn rest_of(worker: &Arc<Worker>, claim: &Claim) {
+    match worker.shop.store.open_turns(claim).await {
+        Ok(open) => job(worker, &Claim { open, ..claim.clone() }).await,
+        Err(error) => log_store_error(claim, &error),
+    }
+}
+
 /// Looks for the picture of one turn and takes it.
 pub(super) async fn turn(worker: &Worker, job: &Job, open: &OpenTurn) -> Found {
     let finished = look(worker, job, open).await;
@@ -63,7 +68,7 @@ pub(super) async fn turn(worker: &Worker, job: &Job, open: &OpenTurn) -> Found {
         Accepted::Picture(image) => {
             let (login, codex_thread) = finish::names(finished.thread.as_ref());
             tracing::info!(
-                job_id = claim.id,
+                job_id = claim.id.as_str(),
                 position,
                 login,
                 codex_thread,
@@ -97,17 +102,12 @@ fn interrupted() -> Failure {
 
 /// Asks the engine what the attempts of a turn left, the latest first.
 async fn look(worker: &Worker, job: &Job, open: &OpenTurn) -> Finished {
-    let known = match (&open.login, &open.thread_id) {
-        (Some(login), Some(thread)) => {
-            Some(ThreadRef { login: login.clone(), thread: thread.clone() })
-        }
-        _ => None,
-    };
+    let known = open.thread.clone();
     let folder = worker.shop.workdir.join(&job.claim.id);
     let mut folders = match attempts(&folder, open.position).await {
         Ok(folders) => folders,
         Err(error) => {
-            tracing::error!(job_id = job.claim.id, %error, "a job's attempts could not be listed");
+            tracing::error!(job_id = job.claim.id.as_str(), %error, "a job's attempts could not be listed");
             return Finished { unsure: true, ..Finished::default() };
         }
     };

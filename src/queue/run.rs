@@ -20,12 +20,7 @@ use super::{
 };
 use crate::{
     codex::{BoxFuture, Failure, FailureCode, Step, ThreadRef, Turn},
-    store::{
-        StoreError,
-        claims::{Claim, OpenTurn},
-        jobs::Phase,
-        now,
-    },
+    store::{claims::Claim, jobs::Phase, now},
 };
 
 /// How long a stop may be held up by the last look for a job's pictures.
@@ -38,21 +33,18 @@ pub(super) async fn job(
     slot: OwnedSemaphorePermit,
     cancelled: &CancellationToken,
 ) {
-    let job = match Job::of(worker, claim).await {
-        Ok(job) => Arc::new(job),
-        Err(error) => return log_store_error(claim, &error),
-    };
+    let job = Arc::new(Job::of(worker, claim));
     tracing::info!(
-        job_id = claim.id,
+        job_id = claim.id.as_str(),
         phase = Phase::Starting.as_str(),
         attempt = claim.attempts,
-        pictures = job.open.len(),
+        pictures = claim.open.len(),
         "job begins"
     );
-    worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+    worker.shop.front_bell.ring(&Ring::Phase(claim.id.to_string()));
     let mut first_slot = Some(slot);
     let mut running = JoinSet::new();
-    for index in 0..job.open.len() {
+    for index in 0..claim.open.len() {
         let slot = if let Some(slot) = first_slot.take() {
             slot
         } else {
@@ -82,7 +74,7 @@ pub(super) async fn job(
     {
         // The second interruption, which is the last. Should something keep the login busy,
         // the next start says the same.
-        let _ = tokio::time::timeout(LAST_LOOK, recover::job(worker, claim)).await;
+        let _ = tokio::time::timeout(LAST_LOOK, recover::rest_of(worker, claim)).await;
         return;
     }
     settle(worker, claim, &results).await;
@@ -94,27 +86,22 @@ pub(super) struct Job {
     /// Absolute paths.
     references: Vec<PathBuf>,
     has_mask: bool,
-    pub(super) open: Vec<OpenTurn>,
 }
 
 impl Job {
-    /// Reads what the store knows of a claimed job.
-    pub(super) async fn of(worker: &Worker, claim: &Claim) -> Result<Self, StoreError> {
-        let store = &worker.shop.store;
+    pub(super) fn of(worker: &Worker, claim: &Claim) -> Self {
         let folder = worker.shop.references_dir.join(&claim.id);
-        let references = store.references(&claim.id).await?;
-        Ok(Self {
+        Self {
             claim: claim.clone(),
-            has_mask: references.last().is_some_and(|reference| reference.is_mask),
-            references: references.iter().map(|known| folder.join(&known.file)).collect(),
-            open: store.open_turns(&claim.id).await?,
-        })
+            has_mask: claim.references.last().is_some_and(|reference| reference.is_mask),
+            references: claim.references.iter().map(|known| folder.join(&known.file)).collect(),
+        }
     }
 
     /// What the engine is asked, with `dir` as the attempt's own folder.
     pub(super) fn turn(&self, position: u32, dir: PathBuf) -> Turn {
         Turn {
-            job_id: self.claim.id.clone(),
+            job_id: self.claim.id.to_string(),
             position,
             prompt: self.claim.prompt.clone(),
             size: self.claim.size.clone(),
@@ -134,7 +121,7 @@ async fn turn(
     index: usize,
     cancelled: CancellationToken,
 ) -> TurnResult {
-    let Some(open) = job.open.get(index) else { return TurnResult::HandsOff };
+    let Some(open) = job.claim.open.get(index) else { return TurnResult::HandsOff };
     // The first owner of a job has nothing to look for.
     if job.claim.generation > 1 {
         match recover::turn(worker, job, open).await {
@@ -164,14 +151,14 @@ async fn draw(
             let stored = match &step {
                 Step::Thread(known) => {
                     let ThreadRef { login, thread: codex_thread } = known;
-                    let job_id = &claim.id;
+                    let job_id = claim.id.as_str();
                     tracing::info!(job_id, position, login, codex_thread, "Codex begins a thread");
                     *thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
                     store.set_thread(claim, position, &known.login, &known.thread).await
                 }
                 Step::Drawing => {
                     let known = thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    let (job_id, phase) = (&claim.id, Phase::Drawing.as_str());
+                    let (job_id, phase) = (claim.id.as_str(), Phase::Drawing.as_str());
                     let (login, codex_thread) = finish::names(known.as_ref());
                     tracing::info!(
                         job_id,
@@ -187,7 +174,7 @@ async fn draw(
             if let Err(error) = stored {
                 log_store_error(claim, &error);
             } else if step == Step::Drawing {
-                worker.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+                worker.shop.front_bell.ring(&Ring::Phase(claim.id.to_string()));
             }
         })
     };
@@ -267,7 +254,7 @@ pub(super) async fn settle(worker: &Arc<Worker>, claim: &Claim, results: &[TurnR
     if !held {
         // Void: the caller cancelled it, and nobody is going to need the folder.
         tracing::info!(
-            job_id = claim.id,
+            job_id = claim.id.as_str(),
             state = "cancelled",
             attempts = claim.attempts,
             "job ended"

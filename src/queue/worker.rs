@@ -26,6 +26,7 @@ use crate::{
     codex::Engine,
     config::Live,
     images,
+    names::JobId,
     store::{Store, StoreError, claims::Claim, jobs::Phase},
 };
 
@@ -87,7 +88,7 @@ pub(super) struct Worker {
     pub(super) tasks: TaskTracker,
     /// Set when the grace is over: running Codexes are stopped, their jobs given back.
     pub(super) stop: CancellationToken,
-    running: Mutex<HashMap<String, CancellationToken>>,
+    running: Mutex<HashMap<JobId, CancellationToken>>,
     more: Notify,
 }
 
@@ -129,7 +130,11 @@ pub async fn work(
             match ring {
                 Ring::Any => listener.more.notify_one(),
                 Ring::Order => listener.shop.orders.notify_one(),
-                Ring::Job(id) | Ring::Phase(id) => listener.recheck(&id).await,
+                Ring::Job(id) | Ring::Phase(id) => {
+                    if let Some(id) = JobId::parse(&id) {
+                        listener.recheck(&id).await;
+                    }
+                }
             }
         }
     });
@@ -239,7 +244,7 @@ impl Worker {
         tick.tick().await;
         loop {
             tick.tick().await;
-            let ids: Vec<String> = self.lock_running().keys().cloned().collect();
+            let ids: Vec<JobId> = self.lock_running().keys().cloned().collect();
             if !ids.is_empty() {
                 if let Err(error) =
                     self.shop.store.renew_leases(&self.owner, &ids, lease_ms()).await
@@ -259,18 +264,18 @@ impl Worker {
     }
 
     /// Stops the run of a job that is no longer this worker's: its caller cancelled it.
-    async fn recheck(&self, id: &str) {
+    async fn recheck(&self, id: &JobId) {
         let Some(token) = self.lock_running().get(id).cloned() else { return };
-        match self.shop.store.job(id).await {
-            Ok(Some(job)) if !job.state.is_final() => {}
-            Ok(_) => token.cancel(),
+        match self.shop.store.is_open(id.as_str()).await {
+            Ok(true) => {}
+            Ok(false) => token.cancel(),
             Err(error) => {
-                tracing::error!(%error, job_id = id, "a running job could not be looked up");
+                tracing::error!(%error, job_id = id.as_str(), "a running job could not be looked up");
             }
         }
     }
 
-    fn lock_running(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+    fn lock_running(&self) -> MutexGuard<'_, HashMap<JobId, CancellationToken>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,16 +288,22 @@ impl Worker {
 
     /// Tells the log, the metrics and whoever waits that a job is final.
     pub(super) fn announce(&self, claim: &Claim, state: &'static str, code: Option<&'static str>) {
-        tracing::info!(job_id = claim.id, state, code, attempts = claim.attempts, "job ended");
+        tracing::info!(
+            job_id = claim.id.as_str(),
+            state,
+            code,
+            attempts = claim.attempts,
+            "job ended"
+        );
         (self.shop.on_final)(state, code);
-        self.shop.front_bell.ring(&Ring::Job(claim.id.clone()));
+        self.shop.front_bell.ring(&Ring::Job(claim.id.to_string()));
     }
 
     /// Removes the folders of a job's attempts: what mattered of them is in the store.
     pub(super) async fn clear_workdir(&self, claim: &Claim) {
         match tokio::fs::remove_dir_all(self.shop.workdir.join(&claim.id)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(job_id = claim.id, %error, "the job's work folder stays for now");
+                tracing::warn!(job_id = claim.id.as_str(), %error, "the job's work folder stays for now");
             }
             _ => {}
         }
@@ -304,8 +315,8 @@ impl Worker {
         match self.shop.store.postpone(claim, until).await {
             Ok(true) => {
                 let phase = Phase::Waiting.as_str();
-                tracing::info!(job_id = claim.id, phase, until, "job waits for the quota");
-                self.shop.front_bell.ring(&Ring::Phase(claim.id.clone()));
+                tracing::info!(job_id = claim.id.as_str(), phase, until, "job waits for the quota");
+                self.shop.front_bell.ring(&Ring::Phase(claim.id.to_string()));
             }
             Ok(false) => return false,
             Err(error) => log_store_error(claim, &error),
@@ -323,7 +334,7 @@ impl Worker {
     /// False when the claim is void.
     pub(super) async fn give_back(&self, claim: &Claim) -> bool {
         match self.shop.store.give_back(claim).await {
-            Ok(true) => tracing::info!(job_id = claim.id, "job goes back into the queue"),
+            Ok(true) => tracing::info!(job_id = claim.id.as_str(), "job goes back into the queue"),
             Ok(false) => return false,
             Err(error) => log_store_error(claim, &error),
         }
@@ -335,16 +346,16 @@ impl Worker {
 /// After that, unless the job is final by then, the lease ends and the job is taken up again.
 struct Enlisted<'a> {
     worker: &'a Worker,
-    id: String,
+    id: JobId,
     /// Cancelled when the job is no longer this worker's, or the worker must stop.
     cancelled: CancellationToken,
 }
 
 impl<'a> Enlisted<'a> {
-    fn new(worker: &'a Worker, id: &str) -> Self {
+    fn new(worker: &'a Worker, id: &JobId) -> Self {
         let cancelled = worker.stop.child_token();
-        worker.lock_running().insert(id.to_owned(), cancelled.clone());
-        Self { worker, id: id.to_owned(), cancelled }
+        worker.lock_running().insert(id.clone(), cancelled.clone());
+        Self { worker, id: id.clone(), cancelled }
     }
 }
 
@@ -356,7 +367,7 @@ impl Drop for Enlisted<'_> {
 
 /// A store that fails leaves the job as it is: its lease ends, and it is taken up again.
 pub(super) fn log_store_error(claim: &Claim, error: &StoreError) {
-    tracing::error!(job_id = claim.id, %error, "the store failed; the job is taken up again later");
+    tracing::error!(job_id = claim.id.as_str(), %error, "the store failed; the job is taken up again later");
 }
 
 fn lease_ms() -> i64 {

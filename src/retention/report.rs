@@ -73,6 +73,11 @@ impl Report {
         self.skipped.push(Skipped { folder, reason, advice });
     }
 
+    /// Adds the size of what is removed. A file can look as large as its maker likes.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     /// A sentence of it.
     #[must_use]
     pub fn in_words(&self, dry_run: bool) -> String {

@@ -1,15 +1,25 @@
 //! The worker's side of `jobs`: claiming by lease and generation, renewing, giving back.
 
-use sqlx::FromRow;
+use sqlx::Row as _;
 
-use super::{Store, StoreError, now};
+use super::{
+    Store, StoreError, now,
+    sound::{ABANDONED, PAGE, Sound, WAITING},
+};
+use crate::{
+    codex::ThreadRef,
+    images::Output,
+    names::{JobId, ReferenceName},
+};
 
 /// A job that a worker holds. Every write for it names its generation: when another took the
 /// job over, or its caller cancelled it, the write changes nothing.
-#[derive(Clone, Debug, FromRow)]
+///
+/// What a front wrote of it could be anything, so all of it was parsed before it was claimed.
+#[derive(Clone, Debug)]
 pub struct Claim {
     /// The public id.
-    pub id: String,
+    pub id: JobId,
     /// The generation of this claim.
     pub generation: i64,
     /// How often the job was begun, this time included.
@@ -22,84 +32,91 @@ pub struct Claim {
     pub quality: String,
     /// auto, opaque or transparent.
     pub background: String,
-    /// The format that pictures are converted to, and how much JPEG is compressed: 0 to 100 (good).
-    pub output_format: Option<String>,
-    /// See there.
-    pub output_compression: Option<u8>,
+    /// What pictures are converted to.
+    pub output: Option<Output>,
     /// How many pictures were asked for.
     pub count: u32,
     /// When it was accepted.
     pub created_at: i64,
     /// When its first attempt began.
     pub started_at: i64,
+    /// Its references, in the caller's order; a mask is the last.
+    pub references: Vec<ClaimedReference>,
+    /// Its turns that lacked their picture when it was claimed, by position; at least one.
+    pub open: Vec<OpenTurn>,
 }
 
 /// A reference of a job.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub struct ClaimedReference {
     /// Its name in the job's folder of references.
-    pub file: String,
+    pub file: ReferenceName,
     /// Whether it says where the others are to be changed.
     pub is_mask: bool,
 }
 
 /// A turn that is not finished.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub struct OpenTurn {
     /// Which of the job's pictures, from 0.
     pub position: u32,
-    /// The login of its last attempt.
-    pub login: Option<String>,
-    /// The Codex thread of its last attempt.
-    pub thread_id: Option<String>,
+    /// The login and the Codex thread of its last attempt.
+    pub thread: Option<ThreadRef>,
 }
 
-macro_rules! claim_columns {
-    () => {
-        "id, generation, attempts, prompt, size, quality, background, output_format, \
-         output_compression, count, created_at, started_at"
-    };
-}
-
-const CLAIM: &str = concat!(
-    "UPDATE jobs SET state = 'running', lease_owner = ?1, lease_until = ?2, \
-     generation = generation + 1, attempts = attempts + 1, not_before = NULL, \
-     waiting_at = coalesce(waiting_at, created_at), starting_at = ?3, drawing_at = NULL, \
-     saving_at = NULL, \
-     started_at = coalesce(started_at, ?3) \
-     WHERE seq = (SELECT seq FROM jobs WHERE state = 'queued' \
-     AND (not_before IS NULL OR not_before <= ?3) ORDER BY seq LIMIT 1) RETURNING ",
-    claim_columns!()
-);
-const TAKE_OVER: &str = concat!(
-    "UPDATE jobs SET lease_owner = ?1, lease_until = ?2, generation = generation + 1 \
-     WHERE state = 'running' AND (lease_until < ?4 OR (?3 AND lease_owner <> ?1)) RETURNING ",
-    claim_columns!()
-);
+/// Interrupted jobs that are taken over at once; the rest is at the next look.
+const MOST_TAKEN_OVER: usize = 500;
 
 impl Store {
     /// Takes the oldest queued job, if there is one.
     pub async fn claim(&self, owner: &str, lease_ms: i64) -> Result<Option<Claim>, StoreError> {
-        // A look that costs no write: an idle worker must not keep the disk awake.
-        let waiting: Option<i64> = sqlx::query_scalar(
-            "SELECT seq FROM jobs WHERE state = 'queued' \
-             AND (not_before IS NULL OR not_before <= ?) ORDER BY seq LIMIT 1",
-        )
-        .bind(now())
-        .fetch_optional(&self.read)
-        .await?;
-        if waiting.is_none() {
-            return Ok(None);
+        let (mut after, mut limit) = (i64::MIN, 1);
+        loop {
+            // A look that costs no write: an idle worker must not keep the disk awake.
+            let rows = sqlx::query(WAITING)
+                .bind(now())
+                .bind(after)
+                .bind(limit)
+                .fetch_all(&self.read)
+                .await?;
+            let Some(last) = rows.last() else { return Ok(None) };
+            after = last.try_get("seq")?;
+            for row in &rows {
+                let Some(Sound { seq, claim }) = self.whole(row).await? else { continue };
+                if let Some(claim) = self.begin(owner, lease_ms, seq, claim).await? {
+                    return Ok(Some(claim));
+                }
+            }
+            limit = PAGE;
         }
-        // All of its rows (there is one at most) are read: sqlx leaves a statement of which only the
-        // first row is wanted before its end, and with it the error of the commit that follows.
-        let claims = sqlx::query_as(CLAIM)
-            .bind(owner)
-            .bind(now() + lease_ms)
-            .bind(now())
-            .fetch_all(&self.write)
-            .await?;
-        Ok(claims.into_iter().next())
+    }
+
+    /// Begins a queued job, unless it changed since it was looked at: then it is no longer queued.
+    async fn begin(
+        &self,
+        owner: &str,
+        lease_ms: i64,
+        seq: i64,
+        claim: Claim,
+    ) -> Result<Option<Claim>, StoreError> {
+        let begun = sqlx::query(
+            "UPDATE jobs SET state = 'running', lease_owner = ?1, lease_until = ?2, \
+             generation = generation + 1, attempts = attempts + 1, not_before = NULL, \
+             waiting_at = coalesce(waiting_at, created_at), starting_at = ?3, drawing_at = NULL, \
+             saving_at = NULL, started_at = coalesce(started_at, ?3) \
+             WHERE seq = ?4 AND state = 'queued' AND generation = ?5 AND attempts = ?6",
+        )
+        .bind(owner)
+        .bind(now() + lease_ms)
+        .bind(now())
+        .bind(seq)
+        .bind(claim.generation)
+        .bind(claim.attempts)
+        .execute(&self.write)
+        .await?;
+        let held =
+            Claim { generation: claim.generation + 1, attempts: claim.attempts + 1, ..claim };
+        Ok((begun.rows_affected() > 0).then_some(held))
     }
 
     /// Takes over running jobs whose lease has ended and, when `orphaned` (the caller knows that
@@ -110,32 +127,65 @@ impl Store {
         lease_ms: i64,
         orphaned: bool,
     ) -> Result<Vec<Claim>, StoreError> {
-        let abandoned: Option<i64> = sqlx::query_scalar(
-            "SELECT 1 FROM jobs WHERE state = 'running' \
-             AND (lease_until < ?3 OR (?2 AND lease_owner <> ?1)) LIMIT 1",
-        )
-        .bind(owner)
-        .bind(orphaned)
-        .bind(now())
-        .fetch_optional(&self.read)
-        .await?;
-        if abandoned.is_none() {
+        let (mut after, mut taken) = (i64::MIN, Vec::new());
+        while taken.len() < MOST_TAKEN_OVER {
+            let rows = sqlx::query(ABANDONED)
+                .bind(now())
+                .bind(after)
+                .bind(PAGE)
+                .bind(orphaned)
+                .bind(owner)
+                .fetch_all(&self.read)
+                .await?;
+            let Some(last) = rows.last() else { break };
+            after = last.try_get("seq")?;
+            let mut found = Vec::new();
+            for row in &rows {
+                found.extend(self.whole(row).await?);
+            }
+            taken.extend(self.take(owner, lease_ms, orphaned, found).await?);
+        }
+        Ok(taken)
+    }
+
+    /// Those of the jobs that are still nobody's.
+    async fn take(
+        &self,
+        owner: &str,
+        lease_ms: i64,
+        orphaned: bool,
+        found: Vec<Sound>,
+    ) -> Result<Vec<Claim>, StoreError> {
+        if found.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(sqlx::query_as(TAKE_OVER)
-            .bind(owner)
-            .bind(now() + lease_ms)
-            .bind(orphaned)
-            .bind(now())
-            .fetch_all(&self.write)
-            .await?)
+        let numbers: Vec<_> =
+            found.iter().map(|Sound { seq, claim }| (seq, claim.generation)).collect();
+        let taken: Vec<i64> = sqlx::query_scalar(
+            "UPDATE jobs SET lease_owner = ?1, lease_until = ?2, generation = generation + 1 \
+             WHERE state = 'running' AND (lease_until < ?4 OR (?3 AND lease_owner <> ?1)) \
+             AND (seq, generation) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?5)) \
+             RETURNING seq",
+        )
+        .bind(owner)
+        .bind(now() + lease_ms)
+        .bind(orphaned)
+        .bind(now())
+        .bind(serde_json::json!(numbers).to_string())
+        .fetch_all(&self.write)
+        .await?;
+        let held = |Sound { seq, claim }: Sound| {
+            let generation = claim.generation + 1;
+            taken.contains(&seq).then_some(Claim { generation, ..claim })
+        };
+        Ok(found.into_iter().filter_map(held).collect())
     }
 
     /// Extends the leases of these jobs, as far as this owner holds them.
     pub async fn renew_leases(
         &self,
         owner: &str,
-        jobs: &[String],
+        jobs: &[JobId],
         lease_ms: i64,
     ) -> Result<(), StoreError> {
         sqlx::query(
@@ -144,7 +194,7 @@ impl Store {
         )
         .bind(owner)
         .bind(now() + lease_ms)
-        .bind(serde_json::json!(jobs).to_string())
+        .bind(serde_json::json!(jobs.iter().map(JobId::as_str).collect::<Vec<_>>()).to_string())
         .execute(&self.write)
         .await?;
         Ok(())
@@ -157,7 +207,7 @@ impl Store {
              waiting_at = ?3, starting_at = NULL, drawing_at = NULL \
              WHERE id = ?1 AND generation = ?2 AND state = 'running'",
         )
-        .bind(&claim.id)
+        .bind(claim.id.as_str())
         .bind(claim.generation)
         .bind(now())
         .execute(&self.write)
@@ -174,7 +224,7 @@ impl Store {
              waiting_at = ?4, starting_at = NULL, drawing_at = NULL \
              WHERE id = ?1 AND generation = ?2 AND state = 'running'",
         )
-        .bind(&claim.id)
+        .bind(claim.id.as_str())
         .bind(claim.generation)
         .bind(until)
         .bind(now())
@@ -189,7 +239,7 @@ impl Store {
             "UPDATE jobs SET drawing_at = ?3 \
              WHERE id = ?1 AND generation = ?2 AND state = 'running' AND drawing_at IS NULL",
         )
-        .bind(&claim.id)
+        .bind(claim.id.as_str())
         .bind(claim.generation)
         .bind(now())
         .execute(&self.write)
@@ -202,32 +252,10 @@ impl Store {
         let row: Option<i64> = sqlx::query_scalar(
             "SELECT 1 FROM jobs WHERE id = ? AND generation = ? AND state = 'running'",
         )
-        .bind(&claim.id)
+        .bind(claim.id.as_str())
         .bind(claim.generation)
         .fetch_optional(&self.read)
         .await?;
         Ok(row.is_some())
-    }
-
-    /// The turns of a job that still lack their picture.
-    pub async fn open_turns(&self, job: &str) -> Result<Vec<OpenTurn>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT position, login, thread_id FROM turns \
-             WHERE job_id = ? AND state IN ('pending', 'running') ORDER BY position",
-        )
-        .bind(job)
-        .fetch_all(&self.read)
-        .await?)
-    }
-
-    /// A job's references, in the caller's order; a mask is the last.
-    pub async fn references(&self, job: &str) -> Result<Vec<ClaimedReference>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT file, role = 'mask' AS is_mask FROM job_references WHERE job_id = ? \
-             ORDER BY position",
-        )
-        .bind(job)
-        .fetch_all(&self.read)
-        .await?)
     }
 }

@@ -3,6 +3,7 @@
 use sqlx::{Connection, FromRow, SqliteConnection};
 
 use super::{Store, StoreError, jobs::JobState, keep_if_well, now};
+use crate::names::ReferenceName;
 
 /// Everything of a job.
 #[derive(Clone, Debug, FromRow)]
@@ -109,14 +110,17 @@ impl Store {
 
     /// The references of a job that is not deleted and whose files are still there, by position.
     pub async fn references_of(&self, id: &str) -> Result<Vec<PictureDetails>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT r.position, r.file, r.type, r.bytes, r.width, r.height, r.role = 'mask' AS is_mask \
+        let rows = sqlx::query(
+            "SELECT j.seq, r.position, r.file, r.type, r.bytes, r.width, r.height, r.role = 'mask' AS is_mask \
              FROM job_references r JOIN jobs j ON j.id = r.job_id AND j.deleted_at IS NULL \
              AND j.purged_at IS NULL WHERE r.job_id = ? ORDER BY r.position",
         )
         .bind(id)
         .fetch_all(&self.read)
-        .await?)
+        .await?;
+        let pictures: Vec<PictureDetails> = self.all_of_ours("job_references", &rows);
+        let is_one = |picture: &PictureDetails| ReferenceName::parse(&picture.file).is_some();
+        Ok(pictures.into_iter().filter(is_one).collect())
     }
 
     /// Deletes a job from what is shown: one that is open is cancelled, its words and Codex's are

@@ -8,10 +8,11 @@ mod filter;
 
 use std::time::{Duration, Instant};
 
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _};
 
 pub use self::filter::HistoryFilter;
 use super::{Store, StoreError, jobs::JobState};
+use crate::names::is_job_id;
 
 /// Of the jobs that a page looks at so many are read at once, and none after this time: prompts have up to 128 kB.
 const SLICE: i64 = 2_000;
@@ -136,18 +137,19 @@ impl Store {
             floor = span.map_or(lowest, |_| lowest.max(slice_top.saturating_sub(SLICE)));
             let wanted = i64::try_from(limit + 1 - rows.len()).unwrap_or(i64::MAX);
             let mut query = filter.query(columns, floor, slice_top, wanted);
-            rows.extend(query.build_query_as().fetch_all(&self.slow).await?);
+            rows.extend(query.build().fetch_all(&self.slow).await?);
         }
         let has_more = rows.len() > limit;
         rows.truncate(limit);
-        let rows: Vec<HistoryRow> = rows;
         let (next, looked_at) = if has_more {
-            (rows.last().map(|row| row.seq), None)
+            (rows.last().map(|row| row.try_get("seq")).transpose()?, None)
         } else if floor > bottom {
             (Some(floor), Some(top.saturating_sub(floor)))
         } else {
             (None, None)
         };
+        let rows: Vec<HistoryRow> = self.all_of_ours("jobs", &rows);
+        let rows = rows.into_iter().filter(|row| is_job_id(&row.id)).collect();
         Ok(HistoryPage { rows, next, looked_at })
     }
 

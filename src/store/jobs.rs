@@ -2,7 +2,8 @@
 
 use sqlx::{FromRow, Row, sqlite::SqliteRow};
 
-use super::{Store, StoreError, api_keys::Caller, now};
+use super::{Store, StoreError, api_keys::Caller, now, strangers::checked};
+use crate::names::is_job_id;
 
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, sqlx::Type)]
@@ -170,7 +171,7 @@ impl FromRow<'_, SqliteRow> for Job {
         Ok(Self {
             phases,
             note: row.try_get("note")?,
-            id: row.try_get("id")?,
+            id: checked(row, "id", is_job_id)?,
             state: row.try_get("state")?,
             count: row.try_get("count")?,
             error_code: row.try_get("error_code")?,
@@ -235,8 +236,8 @@ impl Store {
             Some(last) if more => Some(last.try_get("seq")?),
             _ => None,
         };
-        let jobs = page.map(Job::from_row).collect::<sqlx::Result<_>>()?;
-        Ok((jobs, next))
+        let shown = rows.len().min(limit as usize);
+        Ok((self.all_of_ours("jobs", &rows[..shown]), next))
     }
 
     /// Cancels a queued or running job of this caller, or of whomever: it is cancelled when this

@@ -1,10 +1,16 @@
 //! Tables `dispatch`, `login_rests`, `login_quota`, `login_events`, `worker_status`: what must outlive
 //! a restart, what the front must know of the logins, and the history of each.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _, sqlite::SqliteRow};
 
-use super::{Store, StoreError, now};
-use crate::codex::status::{Dispatch, QuotaWindow, Rest, RestReason};
+use super::{
+    Store, StoreError, now,
+    strangers::{checked, none_of_ours, parsed, short},
+};
+use crate::{
+    codex::status::{Dispatch, QuotaWindow, Rest, RestReason},
+    names::is_label,
+};
 
 /// A window of a login is noted at most so often while its numbers stay the same, and so often
 /// when they change; in milliseconds.
@@ -16,6 +22,9 @@ const KEPT_EVENTS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// The line of the audit trail by which a running service learns that it is to wake a login.
 pub(super) const BY_HAND: &str = "woken by hand";
+
+/// Rows of what is known of logins that are looked at together, of which there are a few for each.
+const MOST: i64 = 1000;
 
 /// A line of the audit trail.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -43,12 +52,56 @@ pub struct LoginUse {
     pub turns_24h: i64,
 }
 
+/// A login's label, and nothing else.
+struct Labelled(String);
+
+impl FromRow<'_, SqliteRow> for Labelled {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        checked(row, "login", is_label).map(Self)
+    }
+}
+
+/// A login and its rest.
+struct Resting(String, Rest);
+
+impl FromRow<'_, SqliteRow> for Resting {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let Labelled(login) = Labelled::from_row(row)?;
+        let until: i64 = row.try_get("until")?;
+        let reason = parsed(row, "reason", RestReason::of)?;
+        let has_quota: bool = row.try_get("has_quota")?;
+        let limit = if has_quota { Some(checked(row, "quota", is_label)?) } else { None };
+        Ok(Self(login, Rest { until: until / 1000, reason, limit }))
+    }
+}
+
+/// A login and how a window of it stands.
+struct Told(String, QuotaWindow);
+
+impl FromRow<'_, SqliteRow> for Told {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let Labelled(login) = Labelled::from_row(row)?;
+        let resets_at: Option<i64> = row.try_get("resets_at")?;
+        let window = QuotaWindow {
+            limit: checked(row, "quota", is_label)?,
+            minutes: row.try_get("minutes")?,
+            used_percent: row.try_get("used")?,
+            resets_at: resets_at.map(|at| at / 1000),
+        };
+        if window.used_percent > 100 {
+            return Err(none_of_ours("used"));
+        }
+        Ok(Self(login, window))
+    }
+}
+
 impl Store {
     /// In which order logins are used.
     pub async fn dispatch(&self) -> Result<Dispatch, StoreError> {
-        let mode: String =
-            sqlx::query_scalar("SELECT mode FROM dispatch").fetch_one(&self.read).await?;
-        Ok(Dispatch::of(&mode).unwrap_or_default())
+        const MODE: &str = concat!("SELECT ", short!("mode", 64), " FROM dispatch LIMIT 1");
+        let row = sqlx::query(MODE).fetch_optional(&self.read).await?;
+        let mode = row.and_then(|row| self.ours("dispatch", 1, parsed(&row, "mode", Dispatch::of)));
+        Ok(mode.unwrap_or_default())
     }
 
     /// From now on they are used in this order.
@@ -94,16 +147,17 @@ impl Store {
 
     /// The logins woken by hand after this line of the audit trail, and the newest line.
     pub async fn woken_since(&self, seq: i64) -> Result<(Vec<String>, i64), StoreError> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT seq, login FROM login_events \
-             WHERE seq > ? AND what = 'wakes' AND detail = ? ORDER BY seq",
-        )
-        .bind(seq)
-        .bind(BY_HAND)
-        .fetch_all(&self.read)
-        .await?;
-        let newest = rows.last().map_or(seq, |(newest, _)| *newest);
-        Ok((rows.into_iter().map(|(_, login)| login).collect(), newest))
+        const WOKEN: &str = concat!(
+            "SELECT seq, ",
+            short!("login", 255),
+            " FROM login_events WHERE seq > ? AND what = 'wakes' AND detail = ? \
+             ORDER BY seq LIMIT ?"
+        );
+        let rows =
+            sqlx::query(WOKEN).bind(seq).bind(BY_HAND).bind(MOST).fetch_all(&self.read).await?;
+        let newest = rows.last().map_or(Ok(seq), |newest| newest.try_get("seq"))?;
+        let labels = self.all_of_ours("login_events", &rows);
+        Ok((labels.into_iter().map(|Labelled(login)| login).collect(), newest))
     }
 
     /// The newest line of the audit trail.
@@ -114,16 +168,18 @@ impl Store {
 
     /// The rests that are not over, each with its login's label.
     pub async fn login_rests(&self) -> Result<Vec<(String, Rest)>, StoreError> {
-        let rows: Vec<(String, i64, String, Option<String>)> =
-            sqlx::query_as("SELECT login, until, reason, quota FROM login_rests WHERE until > ?")
-                .bind(now())
-                .fetch_all(&self.read)
-                .await?;
-        let rest = |(login, until, reason, limit): (String, i64, String, Option<String>)| {
-            let reason = RestReason::of(&reason)?;
-            Some((login, Rest { until: until / 1000, reason, limit }))
-        };
-        Ok(rows.into_iter().filter_map(rest).collect())
+        const RESTS: &str = concat!(
+            "SELECT 0 AS seq, ",
+            short!("login", 255),
+            ", until, ",
+            short!("reason", 64),
+            ", quota IS NOT NULL AS has_quota, ",
+            short!("quota", 255),
+            " FROM login_rests WHERE until > ? LIMIT ?"
+        );
+        let rows = sqlx::query(RESTS).bind(now()).bind(MOST).fetch_all(&self.read).await?;
+        let rests = self.all_of_ours("login_rests", &rows);
+        Ok(rests.into_iter().map(|Resting(login, rest)| (login, rest)).collect())
     }
 
     /// Why the logins of the settings rest, those that do and not for faults; each reason once.
@@ -180,20 +236,19 @@ impl Store {
     /// How the windows of all logins stand, as far as they were told; what was told before a login
     /// was woken by hand counts no more.
     pub async fn login_quotas(&self) -> Result<Vec<(String, QuotaWindow)>, StoreError> {
-        let rows: Vec<(String, String, u32, u8, Option<i64>)> = sqlx::query_as(
-            "SELECT login, quota, minutes, used, resets_at FROM login_windows AS w \
+        const WINDOWS: &str = concat!(
+            "SELECT 0 AS seq, ",
+            short!("login", 255),
+            ", ",
+            short!("quota", 255),
+            ", minutes, used, resets_at FROM login_windows AS w \
              WHERE at > coalesce((SELECT max(at) FROM login_events \
               WHERE login = w.login AND what = 'wakes' AND detail = ?), 0) \
-             ORDER BY login, quota, minutes",
-        )
-        .bind(BY_HAND)
-        .fetch_all(&self.read)
-        .await?;
-        let window = |(login, limit, minutes, used_percent, resets_at)| {
-            let resets_at = Option::<i64>::map(resets_at, |at| at / 1000);
-            (login, QuotaWindow { limit, minutes, used_percent, resets_at })
-        };
-        Ok(rows.into_iter().map(window).collect())
+             ORDER BY w.login, w.quota, w.minutes LIMIT ?"
+        );
+        let rows = sqlx::query(WINDOWS).bind(BY_HAND).bind(MOST).fetch_all(&self.read).await?;
+        let windows = self.all_of_ours("login_windows", &rows);
+        Ok(windows.into_iter().map(|Told(login, window)| (login, window)).collect())
     }
 
     /// Adds a line to the audit trail.
@@ -231,14 +286,17 @@ impl Store {
         login: Option<&str>,
         limit: u32,
     ) -> Result<Vec<LoginRecord>, StoreError> {
-        let mut lines: Vec<LoginRecord> = sqlx::query_as(
-            "SELECT at, login, what, detail FROM login_events \
-             WHERE ?1 IS NULL OR login = ?1 ORDER BY seq DESC LIMIT ?2",
-        )
-        .bind(login)
-        .bind(limit)
-        .fetch_all(&self.read)
-        .await?;
+        const TRAIL: &str = concat!(
+            "SELECT seq, at, ",
+            short!("login", 255),
+            ", ",
+            short!("what", 64),
+            ", ",
+            short!("detail", 16384),
+            " FROM login_events WHERE ?1 IS NULL OR login = ?1 ORDER BY seq DESC LIMIT ?2"
+        );
+        let rows = sqlx::query(TRAIL).bind(login).bind(limit).fetch_all(&self.read).await?;
+        let mut lines: Vec<LoginRecord> = self.all_of_ours("login_events", &rows);
         lines.reverse();
         Ok(lines)
     }

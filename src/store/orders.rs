@@ -1,10 +1,18 @@
 //! Table `orders`: what the operator asks of the worker. The worker looks here and carries out what
 //! is open, in its order; what came of it is kept for a while.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _, sqlite::SqliteRow};
 
-use super::{Store, StoreError, logins::BY_HAND, now};
-use crate::codex::status::{Rest, RestReason, UNTIL_WOKEN};
+use super::{
+    Store, StoreError,
+    logins::BY_HAND,
+    now,
+    strangers::{none_of_ours, short},
+};
+use crate::{
+    codex::status::{Rest, RestReason, UNTIL_WOKEN},
+    names::{JobId, is_label},
+};
 
 /// How long orders that were carried out are kept, in milliseconds.
 const KEPT: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -29,8 +37,42 @@ pub enum OrderKind {
     RemoveJob,
 }
 
+/// What an order is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// There is nothing to name.
+    Nothing,
+    /// A login, by its label; whether there is one the settings say.
+    Login(String),
+    /// A job.
+    Job(JobId),
+}
+
+impl Subject {
+    /// The word of the store.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Nothing => "",
+            Self::Login(label) => label,
+            Self::Job(id) => id.as_str(),
+        }
+    }
+
+    /// What the word stands for in an order of this kind, if for anything.
+    fn of(what: OrderKind, word: &str) -> Option<Self> {
+        match what {
+            OrderKind::TestLogin | OrderKind::RestLogin | OrderKind::WakeLogin => {
+                is_label(word).then(|| Self::Login(word.to_owned()))
+            }
+            OrderKind::CleanUp | OrderKind::Count => word.is_empty().then_some(Self::Nothing),
+            OrderKind::RemoveJob => JobId::parse(word).map(Self::Job),
+        }
+    }
+}
+
 /// An order.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     /// Its number.
     pub seq: i64,
@@ -38,8 +80,8 @@ pub struct Order {
     pub at: i64,
     /// What is asked.
     pub what: OrderKind,
-    /// A login's label or a job's id; empty where there is nothing to name.
-    pub subject: String,
+    /// What it is about.
+    pub subject: Subject,
     /// Of a rest, in milliseconds.
     pub until: Option<i64>,
     /// When it had been carried out, in milliseconds.
@@ -49,6 +91,43 @@ pub struct Order {
     /// What came of it, in words.
     pub outcome: Option<String>,
 }
+
+impl FromRow<'_, SqliteRow> for Order {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        let what = row.try_get("what")?;
+        let subject = Subject::of(what, row.try_get("subject")?);
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            at: row.try_get("at")?,
+            what,
+            subject: subject.ok_or_else(|| none_of_ours("subject"))?,
+            until: row.try_get("until")?,
+            done_at: row.try_get("done_at")?,
+            failed: row.try_get("failed")?,
+            outcome: row.try_get("outcome")?,
+        })
+    }
+}
+
+/// The columns of an order, as far as they could be one's.
+macro_rules! order_columns {
+    () => {
+        concat!(
+            "SELECT seq, at, ",
+            short!("what", 64),
+            ", ",
+            short!("subject", 255),
+            ", until, done_at, failed, ",
+            short!("outcome", 16384),
+            " FROM orders "
+        )
+    };
+}
+
+/// Open orders that are looked at together.
+const PAGE: usize = 100;
+/// Logins, at most, of which orders are looked at.
+const MOST_LOGINS: u32 = 1000;
 
 /// The rest of an order, whose time is in milliseconds. Without one, or with one that nobody is
 /// going to wait for, it lasts until somebody ends it.
@@ -98,9 +177,24 @@ impl Store {
 
     /// What is to be carried out, oldest first.
     pub async fn open_orders(&self) -> Result<Vec<Order>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM orders WHERE done_at IS NULL ORDER BY seq LIMIT 100")
-            .fetch_all(&self.read)
-            .await?)
+        const OPEN: &str =
+            concat!(order_columns!(), "WHERE done_at IS NULL AND seq > ? ORDER BY seq LIMIT ?");
+        let (mut after, mut orders) = (i64::MIN, Vec::new());
+        loop {
+            let rows = sqlx::query(OPEN)
+                .bind(after)
+                .bind(i64::try_from(PAGE).unwrap_or(i64::MAX))
+                .fetch_all(&self.read)
+                .await?;
+            orders.extend(self.all_of_ours("orders", &rows));
+            match rows.last() {
+                // Those that are none of ours must not be all that is ever looked at.
+                Some(last) if rows.len() == PAGE && orders.len() < PAGE => {
+                    after = last.try_get("seq")?;
+                }
+                _ => return Ok(orders),
+            }
+        }
     }
 
     /// Notes that an order was carried out, or why not.
@@ -121,29 +215,36 @@ impl Store {
 
     /// The newest order about each subject, of those kinds that name a login.
     pub async fn latest_login_orders(&self) -> Result<Vec<Order>, StoreError> {
-        Ok(sqlx::query_as(
-            "SELECT * FROM orders WHERE seq IN (SELECT max(seq) FROM orders \
-             WHERE what IN ('test_login', 'rest_login', 'wake_login') GROUP BY subject)",
-        )
-        .fetch_all(&self.read)
-        .await?)
+        const LATEST: &str = concat!(
+            order_columns!(),
+            "WHERE seq IN (SELECT max(seq) FROM orders \
+             WHERE what IN ('test_login', 'rest_login', 'wake_login') GROUP BY subject) LIMIT ?"
+        );
+        let rows = sqlx::query(LATEST).bind(MOST_LOGINS).fetch_all(&self.read).await?;
+        Ok(self.all_of_ours("orders", &rows))
     }
 
     /// The rests by hand that are not over, each with its login's label. They are known by the
     /// orders: a rest that lasts longer takes their place among the others, and may end before them.
     pub async fn rests_by_hand(&self) -> Result<Vec<(String, Rest)>, StoreError> {
-        let sql = concat!("SELECT subject, until FROM orders AS o WHERE ", in_force!());
-        let rows: Vec<(String, Option<i64>)> =
-            sqlx::query_as(sql).bind(now()).bind(BY_HAND).fetch_all(&self.read).await?;
-        Ok(rows.into_iter().map(|(login, until)| (login, rest_by_hand(until))).collect())
+        const IN_FORCE: &str =
+            concat!(order_columns!(), "AS o WHERE ", in_force!(), " ORDER BY seq DESC LIMIT ?3");
+        let rows = sqlx::query(IN_FORCE)
+            .bind(now())
+            .bind(BY_HAND)
+            .bind(MOST_LOGINS)
+            .fetch_all(&self.read)
+            .await?;
+        let orders: Vec<Order> = self.all_of_ours("orders", &rows);
+        let rest = |order: Order| (order.subject.as_str().to_owned(), rest_by_hand(order.until));
+        Ok(orders.into_iter().map(rest).collect())
     }
 
     /// The newest order of this kind.
     pub async fn latest_order(&self, what: OrderKind) -> Result<Option<Order>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM orders WHERE what = ? ORDER BY seq DESC LIMIT 1")
-            .bind(what)
-            .fetch_optional(&self.read)
-            .await?)
+        const LATEST: &str = concat!(order_columns!(), "WHERE what = ? ORDER BY seq DESC LIMIT 1");
+        let rows = sqlx::query(LATEST).bind(what).fetch_all(&self.read).await?;
+        Ok(self.all_of_ours("orders", &rows).pop())
     }
 
     /// Removes what nobody asks for any more. A rest that is in force is known by its order; one that

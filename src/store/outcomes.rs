@@ -125,7 +125,7 @@ impl Store {
              WHERE job_id = ?1 AND position = ?2 AND generation <= ?3 \
              AND state IN ('pending', 'running')",
         )
-        .bind(&claim.id)
+        .bind(claim.id.as_str())
         .bind(position)
         .bind(claim.generation)
         .bind(login)
@@ -170,7 +170,7 @@ async fn finish_turn_with(
     let held: Option<i64> = sqlx::query_scalar(
         "SELECT 1 FROM jobs WHERE id = ? AND generation = ? AND state = 'running'",
     )
-    .bind(&claim.id)
+    .bind(claim.id.as_str())
     .bind(claim.generation)
     .fetch_optional(&mut *transaction)
     .await?;
@@ -201,7 +201,7 @@ async fn is_duplicate(
          UNION ALL SELECT 1 FROM job_references WHERE job_id = ?2 AND sha256 = ?1 LIMIT 1",
     )
     .bind(source_sha256)
-    .bind(&claim.id)
+    .bind(claim.id.as_str())
     .bind(position)
     .fetch_optional(connection)
     .await?;
@@ -218,7 +218,7 @@ async fn insert_image(
         "INSERT INTO images (job_id, position, file, type, bytes, width, height, sha256, \
          created_at, source_sha256, opaque) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
-    .bind(&claim.id)
+    .bind(claim.id.as_str())
     .bind(position)
     .bind(&image.file)
     .bind(&image.media_type)
@@ -248,7 +248,7 @@ async fn close_turn(
          note = ?13 \
          WHERE job_id = ?1 AND position = ?2",
     )
-    .bind(&claim.id)
+    .bind(claim.id.as_str())
     .bind(end.position)
     .bind(if failure.is_none() { "succeeded" } else { "failed" })
     .bind(claim.generation)
@@ -289,7 +289,7 @@ async fn close_job(
            (SELECT 1 FROM turns WHERE job_id = ?1 AND state IN ('pending', 'running')) \
          RETURNING state",
     )
-    .bind(&claim.id)
+    .bind(claim.id.as_str())
     .bind(claim.generation)
     .bind(now())
     .bind(expires_at)

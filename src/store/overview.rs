@@ -3,7 +3,7 @@
 
 use sqlx::{Connection, FromRow, SqliteConnection};
 
-use super::{Store, StoreError, keep_if_well, now};
+use super::{Store, StoreError, keep_if_well, now, strangers::short};
 
 /// Sums over everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
@@ -157,9 +157,21 @@ impl Store {
 
     /// The logins of the settings as the worker told of them, in their order there.
     pub async fn told_logins(&self) -> Result<Vec<ToldLogin>, StoreError> {
-        Ok(sqlx::query_as("SELECT * FROM login_status ORDER BY place")
-            .fetch_all(&self.read)
-            .await?)
+        const TOLD: &str = concat!(
+            "SELECT place AS seq, ",
+            short!("login", 255),
+            ", ",
+            short!("account", 255),
+            ", ",
+            short!("plan", 255),
+            ", token_expires_at, ",
+            short!("problem_code", 64),
+            ", ",
+            short!("problem", 16384),
+            ", busy_elsewhere, told_at FROM login_status ORDER BY place LIMIT 1000"
+        );
+        let rows = sqlx::query(TOLD).fetch_all(&self.read).await?;
+        Ok(self.all_of_ours("login_status", &rows))
     }
 
     /// The worker tells of all its logins, in the order of the settings.

@@ -153,22 +153,32 @@ async fn commit(
     jobs: &[NewJob],
 ) -> Result<Vec<Submitted>, sqlx::Error> {
     let mut writer = store.write.acquire().await?;
-    let outcome = commit_with(&mut writer, queue_max, jobs).await;
+    let outcome = commit_with(store, &mut writer, queue_max, jobs).await;
     keep_if_well(writer, outcome).await
 }
 
+/// How many jobs are queued, as far as `limit`.
+async fn count_queued(connection: &mut SqliteConnection, limit: i64) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'queued' LIMIT ?)")
+        .bind(limit)
+        .fetch_one(connection)
+        .await
+}
+
 async fn commit_with(
+    store: &Store,
     writer: &mut SqliteConnection,
     queue_max: u32,
     jobs: &[NewJob],
 ) -> Result<Vec<Submitted>, sqlx::Error> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut queued: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'queued' LIMIT ?)",
-    )
-    .bind(i64::from(queue_max))
-    .fetch_one(&mut *transaction)
-    .await?;
+    let mut queue_max = i64::from(queue_max);
+    let mut queued = count_queued(&mut transaction, queue_max).await?;
+    if queued >= queue_max {
+        // What nobody is ever going to draw takes nobody's place.
+        queue_max += store.queued_strangers().await?;
+        queued = count_queued(&mut transaction, queue_max).await?;
+    }
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
         if let Some(known) = find(&mut transaction, &job.api_key_id, &job.joining).await? {
@@ -178,7 +188,7 @@ async fn commit_with(
             });
             continue;
         }
-        if queued >= i64::from(queue_max) {
+        if queued >= queue_max {
             outcomes.push(Submitted::QueueFull);
             continue;
         }

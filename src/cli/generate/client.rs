@@ -106,7 +106,7 @@ impl Client {
             .send(body)
             .map_err(|error| self.unreachable(&error))?;
         let job = read(answer)?;
-        let id = job["id"].as_str().filter(|id| crate::queue::is_job_id(id));
+        let id = job["id"].as_str().filter(|id| crate::names::is_job_id(id));
         id.map(str::to_owned).ok_or_else(|| {
             Failed::new(format!("{} answers, but it is no codex-image-service", self.url))
         })

@@ -18,7 +18,8 @@ use crate::{
     },
     config::{Config, EngineChoice},
     images::{self, Rejected},
-    logins, queue,
+    logins,
+    names::JobId,
     store::{Store, StoreError},
 };
 
@@ -47,7 +48,7 @@ pub(super) fn draw(
             Failed::new(format!("Codex cannot be started: {error} (is STATE_DIR right?)"))
         })?;
     }
-    let job_id = queue::new_job_id();
+    let job_id = JobId::fresh().to_string();
     let turn = |position| Turn {
         job_id: job_id.clone(),
         position,

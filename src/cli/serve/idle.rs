@@ -107,8 +107,7 @@ pub(super) async fn wait(
 async fn has_nothing_to_do(store: Option<&Store>) -> bool {
     let Some(store) = store else { return true };
     let look = async {
-        let (queued, running) = store.queue_depth().await?;
-        Ok::<_, StoreError>(queued + running == 0 && store.open_orders().await?.is_empty())
+        Ok::<_, StoreError>(!store.has_open_job().await? && store.open_orders().await?.is_empty())
     };
     look.await.unwrap_or_else(|error| {
         tracing::error!(%error, "it is not known whether there is something to do");

@@ -21,7 +21,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    queue,
+    names::is_job_id,
     store::{
         details::{JobDetails, PictureDetails, TurnDetails},
         jobs::JobState,
@@ -170,7 +170,7 @@ async fn show_job(
 
 /// The job, when there is one that is not deleted.
 pub(super) async fn details(app: &App, id: &str) -> Result<JobDetails, Trouble> {
-    if !queue::is_job_id(id) {
+    if !is_job_id(id) {
         return Err(Trouble::NoJob);
     }
     app.store.job_details(id).await?.ok_or(Trouble::NoJob)

@@ -86,7 +86,7 @@ pub(super) async fn cards(
         .latest_login_orders()
         .await?
         .into_iter()
-        .map(|order| (order.subject.clone(), order))
+        .map(|order| (order.subject.as_str().to_owned(), order))
         .collect();
     let cards = told
         .into_iter()

@@ -15,7 +15,7 @@ use axum::{
 use super::{App, session::Operator, trouble::Trouble};
 use crate::{
     images::{self, FileBody, Stored},
-    queue,
+    names::is_job_id,
 };
 
 /// `/admin/thumbnails/{file}` and `/admin/image-requests/{id}/references/{n}`.
@@ -65,11 +65,11 @@ async fn reference(
     _: Operator,
     Path((id, number)): Path<(String, u32)>,
 ) -> Result<Response, Trouble> {
-    if !queue::is_job_id(&id) {
+    if !is_job_id(&id) {
         return Err(Trouble::NoJob);
     }
     let references = app.store.references_of(&id).await?;
-    let wanted = references.into_iter().find(|reference| reference.position + 1 == number);
+    let wanted = references.into_iter().find(|of| Some(of.position) == number.checked_sub(1));
     let file = wanted.ok_or(Trouble::NoPicture)?.file;
     let folder = app.references_dir.join(id);
     let found = open(move || images::open(&folder, &file)).await?;

@@ -29,7 +29,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    queue,
+    names::JobId,
     store::{api_keys::ApiKey, details::JobDetails},
 };
 
@@ -165,7 +165,7 @@ async fn submit(
             _ => return Err(refused.into()),
         },
     };
-    let id = queue::new_job_id();
+    let id = JobId::fresh().to_string();
     let _upload = accept::upload(&app)?;
     let body = body::limited(body, most, app.counted());
     let sent = Sent::read(boundary, body, app.references_dir.join(&id)).await?;

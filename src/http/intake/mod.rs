@@ -13,14 +13,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
+use crate::bounds::MAX_PROMPT_CHARS;
+pub(super) use crate::bounds::{MAX_PROMPT_BYTES, MAX_REFERENCES, is_quality, is_size};
 use crate::images::{BadReference, Output, RawReferenceWriter, Reference, ReferenceWriter};
 
-/// A prompt's bound, in characters.
-const MAX_PROMPT_CHARS: usize = 32_000;
-/// The same in bytes: a character has four at most.
-pub(super) const MAX_PROMPT_BYTES: u64 = MAX_PROMPT_CHARS as u64 * 4;
-/// References of one job.
-pub(super) const MAX_REFERENCES: usize = 5;
 /// References that one body may write, those included that a repeated key replaces: each is a
 /// file, and tiny ones would be many.
 const MAX_WRITTEN: usize = 2 * (MAX_REFERENCES + 1);
@@ -111,19 +107,6 @@ pub(super) fn prompt(text: Option<Text>) -> Result<String, ApiError> {
         return Err(invalid("prompt", "'prompt' must not be blank."));
     }
     Ok(prompt.value)
-}
-
-/// `auto` or `WIDTHxHEIGHT`, 3 to 4 digits each.
-pub(super) fn is_size(size: &str) -> bool {
-    let is_side = |side: &str| {
-        matches!(side.len(), 3 | 4) && side.bytes().all(|digit| digit.is_ascii_digit())
-    };
-    size == "auto" || size.split_once('x').is_some_and(|(w, h)| is_side(w) && is_side(h))
-}
-
-/// One of the words for how much care is taken.
-pub(super) fn is_quality(quality: &str) -> bool {
-    matches!(quality, "low" | "medium" | "high" | "auto")
 }
 
 /// A whole number, also as `2.0`.

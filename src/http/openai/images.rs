@@ -19,7 +19,7 @@ use super::{
     fields::{Route, Wish},
     json, multipart,
 };
-use crate::{queue, store::submissions::NewJob};
+use crate::{names::JobId, store::submissions::NewJob};
 
 /// Make pictures from words.
 ///
@@ -123,7 +123,7 @@ async fn accept(
 ) -> Result<(NewJob, Wish), ApiError> {
     let (parts, body) = request.into_parts();
     let admission = Admission::of(app, &parts.headers).await?;
-    let id = queue::new_job_id();
+    let id = JobId::fresh().to_string();
     let (folder, max_n) = (app.references_dir.join(&id), app.live.now().max_images_per_request);
     let (draft, wish) = if let Some(boundary) = form::boundary(&parts.headers) {
         let _upload = accept::upload(app)?;

@@ -20,7 +20,7 @@ use super::super::super::{
 };
 use crate::{
     images::{self, BadReference, Reference},
-    queue,
+    names::is_job_id,
     store::{StoreError, details::JobDetails},
 };
 
@@ -123,7 +123,7 @@ impl Sent {
 
     /// The job that filled it, when there still is one.
     pub(super) async fn source(&self, app: &App) -> Result<Option<JobDetails>, StoreError> {
-        if !queue::is_job_id(&self.again) {
+        if !is_job_id(&self.again) {
             return Ok(None);
         }
         app.store.job_details(&self.again).await
@@ -131,7 +131,7 @@ impl Sent {
 
     /// The files of the references that are to be used again, in their order.
     pub(super) async fn earlier(&self, app: &App) -> Result<Vec<(PathBuf, String)>, StoreError> {
-        if !self.same_references || !queue::is_job_id(&self.again) {
+        if !self.same_references || !is_job_id(&self.again) {
             return Ok(Vec::new());
         }
         let folder = app.references_dir.join(&self.again);
