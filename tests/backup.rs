@@ -374,7 +374,10 @@ fn restoring_needs_a_backup_and_a_service_that_is_stopped() {
         assert!(said.contains(words), "{said}");
         assert!(snapshot(&service.state_dir()) == before);
     };
+    refused("other.db: No such file");
+    fs::create_dir(&other).unwrap();
     refused("no regular file");
+    fs::remove_dir(&other).unwrap();
     fs::write(&other, "a letter").unwrap();
     refused("not an SQLite database");
     fs::write(&other, &whole[..whole.len() - 4096]).unwrap();

@@ -532,6 +532,27 @@ fn a_picture_that_could_not_be_stored_is_taken_by_the_next_start() {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_start_is_named() {
+    let setup = Setup::painter();
+    let Some(disk) = Disk::new(&setup.path("state"), "size=6m") else { return };
+    let mut service = setup.start();
+    service.generate("a kite").expect(200);
+    service.term();
+    disk.fill();
+    for args in [&["serve"][..], &["keys", "list"], &["cleanup"]] {
+        let output = service.run(args);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("there is no room left on the disk of "), "{args:?}: {said}");
+        assert!(said.contains(service.state_dir().to_str().unwrap()), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+    }
+    disk.make_room();
+    service.start();
+    service.generate("another").expect(200);
+}
+
+#[test]
 fn a_claim_that_was_not_written_draws_nothing() {
     let setup = Setup::fake().args(&["--role", "front"]);
     let Some(disk) = Disk::new(&setup.path("disk"), "size=2m") else { return };
@@ -583,5 +604,10 @@ fn nothing_is_drawn_while_its_picture_could_not_be_stored() {
 
     fs::rename(&aside, &folder).unwrap();
     assert_eq!(service.wait_job(&job)["status"], "succeeded");
+    // The same of the folder in which Codex works.
+    let work = service.state_dir().join("work");
+    fs::rename(&work, &aside).unwrap();
+    wait_for("the trouble at /ready", || (service.get("/ready").status == 503).then_some(()));
+    fs::rename(&aside, &work).unwrap();
     assert_eq!(fake::payments_for(&service.codex_home(), "kite"), 1);
 }

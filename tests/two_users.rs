@@ -396,15 +396,27 @@ fn a_database_of_somebody_else_ends_the_start_with_their_names() {
     place.key();
     let database = place.state().join("codex-image-service.db");
     give(&database, 0).unwrap();
-    allow(&database, 0o644);
-    for (user, role) in [(FRONT, "front"), (WORKER, "worker")] {
-        let output = place.run(user, &["serve", "--role", role]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        let path = database.display();
-        let expected = format!(
-            "{path} can't be written by this user ({user}); it belongs to user 0 and has mode 0644."
-        );
-        assert!(said.contains(&expected), "{said}");
+    let path = database.display();
+    // One that may be read only, and one that may not even be that.
+    for mode in [0o644, 0o600] {
+        allow(&database, mode);
+        for (user, args) in [
+            (FRONT, &["serve", "--role", "front"][..]),
+            (WORKER, &["serve", "--role", "worker"]),
+            (FRONT, &["keys", "list"]),
+        ] {
+            if mode == 0o644 && args[0] == "keys" {
+                continue;
+            }
+            let output = place.run(user, args);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            let (start, end) = (
+                format!("{path} can't be written by this user, "),
+                format!("; it belongs to root (0) and has mode {mode:04o}."),
+            );
+            assert!(said.contains(&start) && said.contains(&end), "{said}");
+            assert!(said.contains(&user.to_string()), "{said}");
+        }
     }
 }

@@ -70,9 +70,11 @@ pub struct Restored {
 pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreError> {
     let database = real(&config.database);
     let database = database.as_path();
-    if !from.is_file() {
+    if !fs::metadata(from).map_err(io_error(from))?.is_file() {
         return Err(RestoreError::NoFile(from.to_owned()));
     }
+    // Whether this user may read it shows only so.
+    File::open(from).map_err(io_error(from))?;
     if is_part_of(from, database) {
         return Err(RestoreError::OwnPlace(from.to_owned()));
     }

@@ -105,10 +105,14 @@ fn config_or_exit(file: Option<PathBuf>) -> Result<Config, ExitCode> {
 /// Says what went wrong; exit code 1.
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("codex-image-service: {error}");
-    let mut source = error.source();
+    let (mut said, mut source) = (error.to_string(), error.source());
     while let Some(cause) = source {
-        eprintln!("  because: {cause}");
-        source = cause.source();
+        let words = cause.to_string();
+        // Many an error has its cause in its own words.
+        if !said.contains(&words) {
+            eprintln!("  because: {words}");
+        }
+        (said, source) = (said + &words, cause.source());
     }
     ExitCode::FAILURE
 }

@@ -31,8 +31,8 @@ pub(super) fn check(home: &Path) -> Result<(), Failure> {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
             return failure(
-                "No ChatGPT login: sign in with `codex login`, as the service's user and with \
-                 CODEX_HOME set to the login's home.",
+                "No ChatGPT login: sign in with `codex-image-service logins add`, or with `codex \
+                 login` as the service's user and with CODEX_HOME set to the login's home.",
             );
         }
         Err(_) => {

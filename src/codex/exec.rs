@@ -370,7 +370,8 @@ fn broken(error: &io::Error, what: &'static str) -> Failure {
 }
 
 fn not_begun(turn: &Turn, lease: &Lease, error: &io::Error, what: &'static str) -> Failure {
-    tracing::error!(job_id = turn.job_id, login = lease.home().label, %error, "{what}");
+    let (login, folder) = (&lease.home().label, turn.dir.display());
+    tracing::error!(job_id = turn.job_id, login, %folder, %error, "{what}");
     could_not_start()
 }
 

@@ -154,15 +154,16 @@ async fn look(app: &App) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with the place where the pictures go.
+/// What is wrong with the places where pictures are made and kept.
 async fn no_place(app: &App) -> Option<Problem> {
-    let folder = app.generated_dir.clone();
-    let looked = move || images::check_folder(&folder).map(|()| free_bytes(&folder));
-    let words = match tokio::task::spawn_blocking(looked).await {
-        Ok(Ok(free)) if free >= LITTLE_SPACE => return None,
-        Ok(Ok(_)) => "The disk of the finished pictures is full.",
-        _ => "The folder of the finished pictures is missing or can't be written.",
+    let (folder, workdir) = (app.generated_dir.clone(), app.workdir.clone());
+    let look = move || match images::check_folder(&folder).map(|()| free_bytes(&folder)) {
+        Ok(free) if free < LITTLE_SPACE => Some("The disk of the finished pictures is full."),
+        Ok(_) if images::check_folder(&workdir).is_ok() => None,
+        Ok(_) => Some("The folder in which Codex works is missing or can't be written."),
+        Err(_) => Some("The folder of the finished pictures is missing or can't be written."),
     };
+    let words = tokio::task::spawn_blocking(look).await.ok().flatten()?;
     Some(problem("storage", words))
 }
 

@@ -179,7 +179,8 @@ impl Worker {
             if let Err(error) = self.can_store().await {
                 drop(slot);
                 // Each picture would be paid for and then wait.
-                tracing::error!(%error, "pictures can't be stored; no job is begun");
+                let folder = self.shop.generated_dir.display();
+                tracing::error!(%error, %folder, "pictures can't be stored; no job is begun");
                 let _ = drain.run_until_cancelled(tokio::time::sleep(TICK)).await;
                 continue;
             }

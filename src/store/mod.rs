@@ -21,8 +21,9 @@ pub mod retired;
 mod sound;
 mod strangers;
 pub mod submissions;
+mod trouble;
 
-use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection as _, Sqlite, SqlitePool,
@@ -94,34 +95,26 @@ pub enum StoreError {
         /// The newest that this program holds.
         known: i64,
     },
+    /// Not even the little that `SQLite` needs to open it.
+    #[error(
+        "there is no room left on the disk of {0}: make some there, then the service starts by itself"
+    )]
+    Full(String),
     /// It is there, and this user may not write it.
     #[error(
-        "{path} can't be written by this user ({user}); it belongs to user {owner} and has mode \
+        "{path} can't be written by this user, {user}; it belongs to {owner} and has mode \
          {mode:04o}. Give it to this user, or run as that one."
     )]
     NotWritable {
         /// The database, or its folder.
         path: String,
-        /// The user's id.
-        user: u32,
-        /// Its owner's id.
-        owner: u32,
+        /// The user, with the number.
+        user: String,
+        /// Its owner, with the number.
+        owner: String,
         /// Its permissions.
         mode: u32,
     },
-}
-
-impl StoreError {
-    /// Whether the disk had no room left: `SQLITE_FULL`.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        let is_full = |error| migrate::code_of(error).as_deref() == Some("13");
-        match self {
-            Self::Sql(error) => is_full(error),
-            Self::Commit(error) => is_full(error),
-            _ => false,
-        }
-    }
 }
 
 /// The database. Clones share the connections.
@@ -156,8 +149,10 @@ impl Store {
         if let Some(store) = Self::open_current(path).await {
             return Ok(store);
         }
-        migrate::bring_up_to_date(path, &options(path), may_make).await?;
-        Ok(Self::connect(path))
+        match migrate::bring_up_to_date(path, &options(path), may_make).await {
+            Ok(()) => Ok(Self::connect(path)),
+            Err(error) => Err(error.explained(path).await),
+        }
     }
 
     /// A database that is up to date, as at nearly every start: told by the connections that stay
@@ -234,15 +229,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotWritable`], or what the system said of the file.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
-        use rustix::fs::{Access, access};
-        let path = Arc::clone(&self.path);
-        let look = move || {
-            let folder = path.parent().unwrap_or(&path);
-            may(&path, access(&*path, Access::WRITE_OK))?;
-            may(folder, access(folder, Access::WRITE_OK | Access::EXEC_OK))
-        };
-        let looked = tokio::task::spawn_blocking(look).await;
-        looked.map_err(|panic| StoreError::Sql(sqlx::Error::Protocol(panic.to_string())))?
+        trouble::check_writable(&self.path).await
     }
 
     /// Ends the connections, so that the log is written back into the database.
@@ -263,21 +250,6 @@ async fn keep_if_well<T>(
         let _ = writer.close().await;
     }
     outcome
-}
-
-/// Says whose file it is when it may not be written.
-fn may(path: &Path, allowed: rustix::io::Result<()>) -> Result<(), StoreError> {
-    let Err(error) = allowed else { return Ok(()) };
-    let name = path.display().to_string();
-    match (error, std::fs::metadata(path)) {
-        (rustix::io::Errno::ACCESS, Ok(file)) => Err(StoreError::NotWritable {
-            path: name,
-            user: rustix::process::geteuid().as_raw(),
-            owner: file.uid(),
-            mode: file.mode() & 0o7777,
-        }),
-        _ => Err(StoreError::Io { path: name, source: error.into() }),
-    }
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

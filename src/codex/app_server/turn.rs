@@ -155,9 +155,10 @@ impl Attempt<'_, '_> {
                 fs::write(dir.join(LOGIN), label)?;
                 Ok(cwd)
             };
-            make().map_err(|error| not_prepared(&job_id, &error))
+            make().map_err(|error| not_prepared(&job_id, &dir, &error))
         });
-        made.await.map_err(|error| not_prepared(&self.turn.job_id, &error.into()))?
+        let Turn { job_id, dir, .. } = self.turn;
+        made.await.map_err(|error| not_prepared(job_id, dir, &error.into()))?
     }
 
     async fn start_thread(&self, cwd: &Path) -> Result<String, CallError> {
@@ -428,8 +429,9 @@ fn died_early(ending: Ending) -> Failure {
     }
 }
 
-fn not_prepared(job_id: &str, error: &io::Error) -> Failure {
-    tracing::error!(job_id, %error, "a turn cannot be prepared");
+fn not_prepared(job_id: &str, dir: &Path, error: &io::Error) -> Failure {
+    let folder = dir.display();
+    tracing::error!(job_id, %folder, %error, "a turn cannot be prepared");
     Failure::new(FailureCode::CodexError, "The service could not start Codex.")
 }
 

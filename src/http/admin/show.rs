@@ -69,6 +69,8 @@ fn away(ms: i64) -> String {
 
 /// Such as `3 d 4 h`, `12 min`, `1.4 s`.
 pub(super) fn span(ms: i64) -> String {
+    // A clock that was put back in between makes no time run backwards.
+    let ms = ms.max(0);
     let seconds = ms / 1000;
     match seconds {
         ..10 => format!("{}.{} s", seconds, ms % 1000 / 100),
@@ -121,6 +123,8 @@ mod tests {
             (90_000_000, "1 d 1 h"),
         ] {
             assert_eq!(span(ms), words);
+            // The clock was put back.
+            assert_eq!(span(-ms), "0.0 s");
         }
         assert_eq!(
             When(0).to_string(),

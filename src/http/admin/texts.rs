@@ -266,7 +266,7 @@ texts! {
     nothing_would_go: "Nothing.",
 
     // Settings
-    settings_words: "As they hold in this process, and where each comes from. They are changed there, and hold from the next start.",
+    settings_words: "As they hold in this process, and where each comes from. They are changed there, and hold from the next start; some from a reload on (systemctl reload, SIGHUP), and the log then says which do not.",
     origin: "Origin",
     unset: "empty",
     demo_settings: "A demo has no settings of its own.",
