@@ -40,6 +40,8 @@
     with subtest("the service itself is never root's, nor is a command with its settings"):
         for words in ["", "serve", "serve --role worker", "--config /etc/codex-image-service/config.toml serve"]:
             t.assertIn("systemctl start", machine.fail(f"codex-image-service {words} 2>&1"))
+        t.assertIn("systemctl start", machine.fail("codex-image-service -- 2>&1"))
+        t.assertIn("unexpected argument '--versin'", machine.fail("codex-image-service --versin 2>&1"))
         machine.succeed(
             "codex-image-service --config /etc/codex-image-service/config.toml keys list",
             "codex-image-service --config=/etc/codex-image-service/config.toml check-config",
@@ -48,6 +50,18 @@
         # Somebody else's settings are theirs.
         machine.succeed("printf 'state_dir = \"/root/own\"\n' > /root/own.toml", "codex-image-service --config /root/own.toml keys list")
         machine.succeed("test \"$(stat -c %U /root/own)\" = root")
+
+    with subtest("the settings are checked as the worker, and the socket is asked that is always there"):
+        worker = "setpriv --reuid=codex-image-worker --regid=codex-image --clear-groups"
+        t.assertEqual(
+            machine.succeed("codex-image-service check-config 2>&1"),
+            machine.succeed(f"{worker} codex-image-service check-config 2>&1"),
+        )
+        t.assertIn("run it as root", machine.fail("setpriv --reuid=nobody --clear-groups codex-image-service check-config 2>&1"))
+        for words in ["healthcheck", "healthcheck --", "--config /etc/codex-image-service/config.toml healthcheck"]:
+            t.assertIn("unix:/run/codex-image-service/http.sock", machine.succeed(f"codex-image-service {words}"))
+        for address in ["http://127.0.0.1:8000/health", "-- http://127.0.0.1:8000/health"]:
+            t.assertIn("http://127.0.0.1:8000/health answers", machine.succeed(f"codex-image-service healthcheck {address}"))
 
     with subtest("a picture through nginx"):
         made = json.loads(machine.succeed(f"ask /v1/images/generate '{{\"prompt\":\"a red kite\"}}' {site}"))

@@ -15,6 +15,8 @@
   };
 
   testScript = ''
+    import json
+
     worker = "codex-image-worker.service"
     home = "/var/lib/codex-image-worker/logins/main/auth.json"
     database = "/var/lib/codex-image-service/named-by-a-file.db"
@@ -49,6 +51,16 @@
         # On a terminal, too.
         t.assertIn("laptop", machine.succeed("script -qec 'codex-image-service keys list' /dev/null < /dev/null"))
         machine.fail("script -qec 'codex-image-service keys delete none' /dev/null < /dev/null")
+
+    with subtest("what is checked is what the worker has and may"):
+        machine.succeed("echo METRICS=on >> '/run/seeds/the environment'")
+        said = machine.succeed("codex-image-service check-config --json")
+        metrics = next(it for it in json.loads(said)["settings"] if it["name"] == "METRICS")
+        t.assertEqual(metrics["value"], "on")
+        # A login that root left for itself.
+        machine.succeed(f"install -m 0600 /run/seeds/main.json {home}")
+        t.assertIn(home, machine.succeed("codex-image-service check-config 2>&1 > /dev/null"))
+        machine.succeed(f"rm {home}")
 
     with subtest("the seed becomes the login, for the worker alone"):
         restarted()

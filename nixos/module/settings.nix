@@ -32,7 +32,7 @@ in
           file
       );
     };
-    # Where the program looks by itself: `check-config` and the like work for everybody.
+    # Where the program looks by itself, whoever runs it.
     environment.etc."codex-image-service/config.toml".source = cfg.configFile;
   };
 }

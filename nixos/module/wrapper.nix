@@ -32,7 +32,7 @@ let
     set -eu
     program=${lib.getExe cfg.package}
     as_it_is=("$program" "$@")
-    command= words=()
+    command= argument= words=()
     while [ $# != 0 ]; do
       case $1 in
         # Whoever asks how, has settings of their own or means a service elsewhere runs it as they are.
@@ -50,10 +50,11 @@ let
           ;;
         --)
           words+=("$@")
+          argument=''${2-$argument}
           break
           ;;
         -*) ;;
-        *) [ -n "$command" ] || command=$1 ;;
+        *) if [ -n "$command" ]; then argument=$1; else command=$1; fi ;;
       esac
       words+=("$1")
       shift
@@ -67,9 +68,19 @@ let
         exit 1
       fi
     ''}
+    # Without a command, options that are none start nothing: the program says what is wrong with them.
+    case $command''${words[0]-} in
+      --) ;;
+      -*) exec "''${as_it_is[@]}" ;;
+    esac
     case $command in
       keys | admin) user=${names.front} home=/var/empty ;;
-      logins | generate | cleanup | backup | restore) user=${worker} home=${names.homeDir} ;;
+      logins | generate | cleanup | backup | restore | check-config) user=${worker} home=${names.homeDir} ;;
+      # The settings do not say where systemd listens.
+      healthcheck)
+        [ -n "$argument" ] || exec "$program" "''${words[@]}" unix:${names.httpSocket}
+        exec "''${as_it_is[@]}"
+        ;;
       serve | "")
         if [ "$(${id} -u)" = 0 ]; then
           echo "codex-image-service: the service is not root's to run: systemctl start ${sockets}" >&2
