@@ -198,6 +198,10 @@ in
         message = "${prefix}.settings.admin_url_prefix (${builtins.toJSON cfg.settings.admin_url_prefix}) is not the path of ${prefix}.nginx.path (${builtins.toJSON cfg.nginx.path}).";
       }
       {
+        assertion = cfg.nginx.enable -> cfg.nginx.virtualHost != "";
+        message = ''${prefix}.nginx.virtualHost: ${prefix}.nginx.enable needs one, such as `${prefix}.nginx.virtualHost = "pictures.home.example";`.'';
+      }
+      {
         assertion = cfg.openFirewall -> cfg.nginx.enable || cfg.listen != [ ];
         message = "${prefix}.openFirewall: there is neither ${prefix}.nginx nor an address in ${prefix}.listen to open a port for.";
       }

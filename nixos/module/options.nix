@@ -324,6 +324,9 @@ in
       };
       virtualHost = mkOption {
         type = types.str;
+        # So that an assertion can name the option before anything else wants it.
+        default = "";
+        defaultText = lib.literalMD "none: with `nginx.enable` there must be one";
         example = "pictures.home.example";
         description = ''
           The virtual host. Certificates and the like are set as for every other:

@@ -37,6 +37,10 @@
       public_base_url = "https://home.example/other";
     };
   };
+  "nginx.virtualHost: services.codex-image-service.nginx.enable needs one" = {
+    accounts.main = { };
+    nginx.enable = true;
+  };
   "openFirewall: there is neither" = {
     accounts.main = { };
     listen = [ ];
