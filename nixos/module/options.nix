@@ -165,8 +165,9 @@ in
     };
 
     adminPasswordFile = secretFile ''
-      The password of the admin pages, or its Argon2 hash. Without it one is made and written to `admin-password`
-      in the state directory, which only the front can read, until somebody has signed in.
+      The password of the admin pages, or its Argon2 hash. Without it one is made when the front first starts (with
+      `onDemand` at the first request) and written to `admin-password` in `stateDir`, which only the front and root
+      can read. It counts until another is made; once somebody has signed in, the file can go.
     '' "/run/secrets/codex-image-admin";
 
     sessionSecretFile = secretFile ''
@@ -290,7 +291,10 @@ in
         type = types.bool;
         default = false;
         example = true;
-        description = "Whether a timer writes consistent copies of the database, also while the service runs.";
+        description = ''
+          Whether a timer writes consistent copies of the database, also while the service runs. By hand
+          `codex-image-service backup --keep N DIR` makes one as the worker, in a folder that is there and the worker's.
+        '';
       };
       onCalendar = mkOption {
         type = types.str;
