@@ -89,6 +89,8 @@ pub async fn make(
     let partial = Partial::make(&target.folder, 0o600).map_err(|error| target.trouble(error))?;
     if let Err(error) = backup::copy(database, partial.path()).await {
         return Err(match error {
+            // That of the database itself.
+            error @ StoreError::Full(_) => error.into(),
             error if error.is_full() => BackupError::Full(target.folder),
             error => error.into(),
         });

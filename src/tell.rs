@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     activity::UnderWay,
-    codex::{Engine, Failure, FailureCode, status::LoginStatus},
+    codex::{Engine, Failure, status::LoginStatus},
     store::{Store, StoreError, now, overview::ToldLogin},
 };
 
@@ -70,9 +70,7 @@ struct Itself {
 
 impl Itself {
     fn of(engine: &dyn Engine) -> Self {
-        let mut problems = engine.problems().into_iter();
-        let problem = problems.find(|problem| problem.code == FailureCode::CodexMissing);
-        Self { version: engine.version(), problem }
+        Self { version: engine.version(), problem: engine.known_problem() }
     }
 }
 

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{FlockOperation, fcntl_lock},
+    process::Signal,
+};
 use serde_json::json;
 use support::{
     Disk, Service, Setup, former, history, lab, process, rows, snapshot, sqlite::Database, wait_for,
@@ -340,6 +343,43 @@ fn in_one_second_there_may_be_several() {
 }
 
 #[test]
+fn what_starts_during_a_restore_works_on_what_was_restored() {
+    let mut service = Setup::painter().stopped();
+    service.key("early");
+    let backup = service.path("a.db");
+    run(&service, &["backup", text(&backup)], 0);
+    service.key("late");
+    // As a restore does it: nobody gets in while the place is taken.
+    let database = database(&service);
+    let former = File::options().read(true).write(true).open(&database).unwrap();
+    fcntl_lock(&former, FlockOperation::NonBlockingLockExclusive).unwrap();
+    service.spawn();
+    let folder = format!("/proc/{}/fd", service.pid());
+    let open = || {
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let names: Vec<_> = entries.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+        names
+    };
+    // It has the former one open, and keeps it.
+    let mut looks = 0;
+    wait_for("the service to wait", || {
+        looks = if open().contains(&database) { looks + 1 } else { 0 };
+        (looks == 20).then_some(())
+    });
+    let next = service.state_dir().join("next.db");
+    fs::copy(&backup, &next).unwrap();
+    fs::rename(&next, &database).unwrap();
+    drop(former);
+    wait_for("the service", || service.endpoint().request("GET", "/health", &[], None).ok());
+    let open = open();
+    assert!(open.contains(&database), "{open:?}");
+    let gone: Vec<_> = open.iter().filter(|path| text(path).ends_with(".db (deleted)")).collect();
+    assert!(gone.is_empty(), "{gone:?}");
+    let said = run(&service, &["keys", "list"], 0);
+    assert!(said.contains("early") && !said.contains("late"), "{said}");
+}
+
+#[test]
 fn restoring_needs_a_backup_and_a_service_that_is_stopped() {
     for role in ["front", "worker"] {
         let mut service = Setup::painter().args(&["--role", role]).stopped();
@@ -459,7 +499,7 @@ fn one_of_the_former_version_is_brought_up_to_date() {
     assert_eq!(Database::of(&service).number(version), 4);
     service.start();
     let mut database = Database::of(&service);
-    assert_eq!(database.number(version), 6);
+    assert_eq!(database.number(version), former::migrations());
     assert_eq!(database.number("SELECT count(*) FROM jobs"), 30);
     let counted = "SELECT id || ' ' || jobs || ' ' || images FROM api_keys ORDER BY id";
     assert_eq!(database.texts(counted)[..3], ["a 10 10", "b 20 20", "unused 0 0"]);

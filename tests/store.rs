@@ -16,12 +16,9 @@ use std::{
 use rustix::process::Signal;
 use serde_json::json;
 use support::{
-    Disk, PATIENCE, Setup, beside, fake, lab, pictures, process, snapshot, sqlite::Database,
-    temp_dir, wait_for, wait_for_within,
+    Disk, PATIENCE, Setup, beside, fake, former, lab, pictures, process, snapshot,
+    sqlite::Database, temp_dir, wait_for, wait_for_within,
 };
-
-/// As many as there are files in `migrations/`.
-const MIGRATIONS: i64 = 6;
 
 /// What the Python service made, as far as it matters here.
 const ORIGINAL: &str = "
@@ -90,7 +87,7 @@ fn everybody_may_start_at_the_same_moment() {
         service.generate("a kite").expect(200);
 
         let mut database = Database::of(&service);
-        assert_eq!(database.number("SELECT count(*) FROM _sqlx_migrations"), MIGRATIONS);
+        assert_eq!(database.number("SELECT count(*) FROM _sqlx_migrations"), former::migrations());
         let keys = "SELECT name FROM api_keys ORDER BY name";
         assert_eq!(database.texts(keys), ["a", "b", "test"]);
         assert_eq!(database.texts("PRAGMA integrity_check"), ["ok"]);
@@ -115,7 +112,7 @@ fn a_first_start_that_is_killed_is_made_up_for() {
         service.start();
         assert_eq!(
             Database::of(&service).number("SELECT count(*) FROM _sqlx_migrations"),
-            MIGRATIONS
+            former::migrations()
         );
         service.generate("a kite").expect(200);
     }
@@ -138,7 +135,7 @@ fn a_newer_schema_is_refused_and_left_untouched() {
         let words = [
             path.to_str().unwrap(),
             "schema version 9999",
-            &format!("this program knows {MIGRATIONS}"),
+            &format!("this program knows {}", former::migrations()),
         ];
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
         assert!(snapshot(&service.state_dir()) == before, "{args:?} touched it");

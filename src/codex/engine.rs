@@ -160,6 +160,10 @@ impl Engine for CodexEngine {
         self.exec.logins.set_dispatch(dispatch);
     }
 
+    fn known_problem(&self) -> Option<Failure> {
+        self.exec.known_problem()
+    }
+
     fn version(&self) -> Option<String> {
         self.exec.known_version().map(|version| version.to_string())
     }

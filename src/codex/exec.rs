@@ -175,6 +175,14 @@ impl ExecEngine {
     }
 
     /// The version of the Codex that is there, if it was asked for that already.
+    /// What is wrong with Codex itself, as far as that is known by now; starts nothing.
+    pub(super) fn known_problem(&self) -> Option<Failure> {
+        match self.locate() {
+            Ok(program) => versions::too_old(versions::known_of(&program)),
+            Err(failure) => Some(failure),
+        }
+    }
+
     pub(super) fn known_version(&self) -> Option<Version> {
         versions::known_of(&self.locate().ok()?)
     }

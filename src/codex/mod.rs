@@ -227,6 +227,12 @@ pub trait Engine: Send + Sync {
     /// From now on logins are used in this order.
     fn set_dispatch(&self, _dispatch: Dispatch) {}
 
+    /// What stands in the way of every picture, whatever the logins, as far as that is known by now;
+    /// starts nothing.
+    fn known_problem(&self) -> Option<Failure> {
+        None
+    }
+
     /// Which Codex was found, as far as that is known by now; starts nothing.
     fn version(&self) -> Option<String> {
         None

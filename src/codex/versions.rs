@@ -106,13 +106,17 @@ pub(super) fn usable(
     program: &Program,
     environment: &[(&'static str, OsString)],
 ) -> Result<Option<Version>, Failure> {
-    match of(program, environment) {
-        Some(version) if version < OLDEST => Err(unusable(format!(
-            "Codex {version} is too old: it has no --ignore-user-config. Install Codex {OLDEST} or \
-             newer, or set CODEX_BIN to one."
-        ))),
-        version => Ok(version),
-    }
+    let version = of(program, environment);
+    too_old(version).map_or(Ok(version), Err)
+}
+
+/// Why a version may not be run.
+pub(super) fn too_old(version: Option<Version>) -> Option<Failure> {
+    let version = version.filter(|version| *version < OLDEST)?;
+    Some(unusable(format!(
+        "Codex {version} is too old: it has no --ignore-user-config. Install Codex {OLDEST} or \
+         newer, or set CODEX_BIN to one."
+    )))
 }
 
 /// Names what a Codex that never came to its work refused, from its standard error; None when it

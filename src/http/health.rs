@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::unix::net::UnixDatagram,
     path::Path,
     time::{Duration, Instant},
@@ -157,9 +158,16 @@ async fn look(app: &App) -> Vec<Problem> {
 /// What is wrong with the places where pictures are made and kept.
 async fn no_place(app: &App) -> Option<Problem> {
     let (folder, workdir) = (app.generated_dir.clone(), app.workdir.clone());
-    let look = move || match images::check_folder(&folder).map(|()| free_bytes(&folder)) {
+    // What a worker of another user may write is not for this one to know.
+    let draws_here = app.engine.is_some();
+    let check = move |folder: &Path| match folder.metadata()?.is_dir() {
+        true if draws_here => images::check_folder(folder),
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    };
+    let look = move || match check(&folder).map(|()| free_bytes(&folder)) {
         Ok(free) if free < LITTLE_SPACE => Some("The disk of the finished pictures is full."),
-        Ok(_) if images::check_folder(&workdir).is_ok() => None,
+        Ok(_) if check(&workdir).is_ok() => None,
         Ok(_) => Some("The folder in which Codex works is missing or can't be written."),
         Err(_) => Some("The folder of the finished pictures is missing or can't be written."),
     };
@@ -167,8 +175,11 @@ async fn no_place(app: &App) -> Option<Problem> {
     Some(problem("storage", words))
 }
 
-/// What keeps the worker from drawing, whatever the logins.
+/// What keeps the worker from drawing, whatever the logins. One that sleeps may find it mended.
 async fn told_of_itself(app: &App) -> Option<Problem> {
+    if !is_worker_awake(app).await {
+        return None;
+    }
     let told = app.store.worker_facts().await.unwrap_or_default();
     Some(problem(&told.problem_code?, &told.problem.unwrap_or_default()))
 }
@@ -242,7 +253,7 @@ async fn worker_hears(app: &App) -> bool {
 async fn worker_holds_lock(app: &App) -> bool {
     let path = app.worker_lock.clone();
     tokio::task::spawn_blocking(move || {
-        Ok::<_, std::io::Error>(File::open(path)?.try_lock_shared().is_err())
+        Ok::<_, io::Error>(File::open(path)?.try_lock_shared().is_err())
     })
     .await
     .is_ok_and(|held| held.unwrap_or(false))

@@ -32,7 +32,7 @@ pub(super) enum Found {
 }
 
 /// Looks for the pictures of an interrupted job; the job is then final or back in the queue.
-pub(super) async fn job(worker: &Arc<Worker>, claim: &Claim) {
+async fn job(worker: &Arc<Worker>, claim: &Claim) {
     tracing::info!(
         job_id = claim.id.as_str(),
         attempts = claim.attempts,

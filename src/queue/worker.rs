@@ -229,7 +229,9 @@ impl Worker {
                         // It may wait for a Codex that outlives its service, however long that
                         // takes. A stop does not: the next start looks again.
                         let stop = worker.stop.clone();
-                        let _ = stop.run_until_cancelled(recover::job(&worker, &claim)).await;
+                        // Its former owner may have written until it was taken: what is open now
+                        // is looked for.
+                        let _ = stop.run_until_cancelled(recover::rest_of(&worker, &claim)).await;
                         drop(enlisted);
                         worker.more.notify_one();
                     });

@@ -26,6 +26,11 @@ pub async fn copy(database: &Path, copy: &Path) -> Result<(), StoreError> {
     // Not read-only: that would leave the files behind that SQLite puts beside a database.
     let options = SqliteConnectOptions::new().filename(database).busy_timeout(BUSY_TIMEOUT);
     let mut connection = options.disable_statement_logging().connect().await?;
+    // It is opened by this at the latest: what fails here, fails beside the database.
+    let opened = sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&mut connection).await;
+    if let Err(error) = opened {
+        return Err(migrate::unreadable(database, error).explained(database).await);
+    }
     let copied = sqlx::query("VACUUM INTO ?").bind(name).execute(&mut connection).await;
     connection.close().await?;
     copied.map(drop).map_err(|error| migrate::unreadable(database, error))

@@ -70,7 +70,8 @@ impl FromRow<'_, SqliteRow> for Resting {
         let until: i64 = row.try_get("until")?;
         let reason = parsed(row, "reason", RestReason::of)?;
         let has_quota: bool = row.try_get("has_quota")?;
-        let limit = if has_quota { Some(checked(row, "quota", is_label)?) } else { None };
+        // A name of OpenAI's choice: without it the rest is a rest still.
+        let limit = if has_quota { checked(row, "quota", is_label).ok() } else { None };
         Ok(Self(login, Rest { until: until / 1000, reason, limit }))
     }
 }

@@ -23,7 +23,7 @@ mod strangers;
 pub mod submissions;
 mod trouble;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection as _, Sqlite, SqlitePool,
@@ -162,12 +162,15 @@ impl Store {
         if !migrate::seems_current(path).await {
             return None;
         }
+        let file = identity(path).await;
         let store = Self::connect(path);
         let is_current = async {
             let mut reader = store.read.acquire().await?;
             migrate::holds_newest(&mut reader).await
         };
-        if matches!(is_current.await, Ok(true)) {
+        // A backup may have taken the database's place while this waited for whoever put it there,
+        // and then the reader has the former one open. From now on it keeps others from doing so.
+        if matches!(is_current.await, Ok(true)) && file.is_some() && file == identity(path).await {
             return Some(store);
         }
         store.close().await;
@@ -238,6 +241,12 @@ impl Store {
         self.slow.close().await;
         self.write.close().await;
     }
+}
+
+/// Which file is there: device and inode.
+async fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = tokio::fs::metadata(path).await.ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Gives a writer back after a transaction, or ends it when that failed: where `SQLite` rolls back

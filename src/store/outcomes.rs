@@ -246,7 +246,7 @@ async fn close_turn(
          thread_id = coalesce(?6, thread_id), stdout = ?7, stderr = ?8, error_code = ?9, \
          error = ?10, retry_at = ?11, started_at = coalesce(started_at, ?12), finished_at = ?12, \
          note = ?13 \
-         WHERE job_id = ?1 AND position = ?2",
+         WHERE job_id = ?1 AND position = ?2 AND state IN ('pending', 'running')",
     )
     .bind(claim.id.as_str())
     .bind(end.position)

@@ -139,13 +139,31 @@ impl Store {
         let Some(references) = self.ours("job_references", seq, references) else {
             return Ok(None);
         };
-        let open = self.turns_left(&sound.claim).await?.and_then(|open| {
-            // It would be begun and given back for ever.
-            if open.is_empty() { Err(none_of_ours("no turn is open")) } else { Ok(open) }
-        });
+        let open = match self.turns_left(&sound.claim).await? {
+            // It would be begun and given back for ever, unless it has ended since it was read.
+            Ok(open) if open.is_empty() => {
+                if !self.is_unchanged(seq, &sound.claim).await? {
+                    return Ok(None);
+                }
+                Err(none_of_ours("no turn is open"))
+            }
+            open => open,
+        };
         let Some(open) = self.ours("turns", seq, open) else { return Ok(None) };
         (sound.claim.references, sound.claim.open) = (references, open);
         Ok(Some(sound))
+    }
+
+    /// Is it open still, and as it was read?
+    async fn is_unchanged(&self, seq: i64, claim: &Claim) -> sqlx::Result<bool> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE seq = ? AND generation = ? \
+             AND state IN ('queued', 'running'))",
+        )
+        .bind(seq)
+        .bind(claim.generation)
+        .fetch_one(&self.read)
+        .await
     }
 
     /// Is any job queued that can be drawn?
@@ -161,13 +179,20 @@ impl Store {
     /// How many queued jobs nobody is ever going to draw, as far as so many can be looked at; of a
     /// few seconds ago at most.
     pub(crate) async fn queued_strangers(&self) -> sqlx::Result<i64> {
+        // Those who ask meanwhile wait for this count instead of making their own.
+        let _counting = self.strangers.counting.lock().await;
         if let Some(count) = self.strangers.counted() {
             return Ok(count);
         }
-        let rows = sqlx::query(QUEUED).bind(i64::MIN).bind(MOST_COUNTED).fetch_all(&self.read);
-        let mut count = 0;
-        for row in &rows.await? {
-            count += i64::from(self.whole(row).await?.is_none());
+        let (mut after, mut looked_at, mut count) = (i64::MIN, 0, 0);
+        while looked_at < MOST_COUNTED {
+            let rows = sqlx::query(QUEUED).bind(after).bind(PAGE).fetch_all(&self.read).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.try_get("seq")?;
+            for row in &rows {
+                count += i64::from(self.whole(row).await?.is_none());
+            }
+            looked_at += PAGE;
         }
         self.strangers.count(count);
         Ok(count)

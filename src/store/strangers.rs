@@ -23,6 +23,8 @@ const LONGEST_REASON: usize = 200;
 #[derive(Default)]
 pub(super) struct Strangers {
     said: Mutex<HashSet<(&'static str, i64)>>,
+    /// Held by whoever counts those in the queue.
+    pub(super) counting: tokio::sync::Mutex<()>,
     /// Those in the queue, and when they were counted.
     queued: Mutex<Option<(Instant, i64)>>,
 }

@@ -152,9 +152,19 @@ async fn commit(
     queue_max: u32,
     jobs: &[NewJob],
 ) -> Result<Vec<Submitted>, sqlx::Error> {
-    let mut writer = store.write.acquire().await?;
-    let outcome = commit_with(store, &mut writer, queue_max, jobs).await;
-    keep_if_well(writer, outcome).await
+    let most = i64::from(queue_max);
+    let commit_up_to = async |most, is_last| {
+        let mut writer = store.write.acquire().await?;
+        let outcome = commit_with(&mut writer, most, is_last, jobs).await;
+        keep_if_well(writer, outcome).await
+    };
+    if let Some(outcomes) = commit_up_to(most, false).await? {
+        return Ok(outcomes);
+    }
+    // What nobody is ever going to draw takes nobody's place. Nobody waits for the writer while it
+    // is counted.
+    let strangers = store.queued_strangers().await?;
+    Ok(commit_up_to(most.saturating_add(strangers), true).await?.unwrap_or_default())
 }
 
 /// How many jobs are queued, as far as `limit`.
@@ -165,19 +175,18 @@ async fn count_queued(connection: &mut SqliteConnection, limit: i64) -> sqlx::Re
         .await
 }
 
+/// None, and nothing is done, when so many are queued already, unless it is the last try.
 async fn commit_with(
-    store: &Store,
     writer: &mut SqliteConnection,
-    queue_max: u32,
+    queue_max: i64,
+    is_last: bool,
     jobs: &[NewJob],
-) -> Result<Vec<Submitted>, sqlx::Error> {
+) -> Result<Option<Vec<Submitted>>, sqlx::Error> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut queue_max = i64::from(queue_max);
     let mut queued = count_queued(&mut transaction, queue_max).await?;
-    if queued >= queue_max {
-        // What nobody is ever going to draw takes nobody's place.
-        queue_max += store.queued_strangers().await?;
-        queued = count_queued(&mut transaction, queue_max).await?;
+    if queued >= queue_max && !is_last {
+        transaction.rollback().await?;
+        return Ok(None);
     }
     let mut outcomes = Vec::with_capacity(jobs.len());
     for job in jobs {
@@ -199,7 +208,7 @@ async fn commit_with(
         outcomes.push(outcome);
     }
     transaction.commit().await?;
-    Ok(outcomes)
+    Ok(Some(outcomes))
 }
 
 async fn insert(connection: &mut SqliteConnection, job: &NewJob) -> Result<Submitted, sqlx::Error> {

@@ -47,6 +47,8 @@ impl StoreError {
 pub(super) async fn check_writable(path: &Path) -> Result<(), StoreError> {
     let path = path.to_owned();
     let look = move || {
+        // `SQLite` follows a link, and makes its other files there.
+        let path = path.canonicalize().unwrap_or(path);
         let folder = path.parent().unwrap_or(&path);
         may(&path, access(&path, Access::READ_OK | Access::WRITE_OK))?;
         may(folder, access(folder, Access::WRITE_OK | Access::EXEC_OK))

@@ -24,6 +24,12 @@ const HISTORY: &str = "INSERT INTO api_keys (id, name, handle, created_at) \
      INSERT INTO turns (job_id, position, state, finished_at) \
      SELECT id, 0, 'succeeded', 1 FROM jobs UNION ALL SELECT id, 1, 'failed', 1 FROM jobs";
 
+/// How many migrations there are.
+pub fn migrations() -> i64 {
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
+    folder.count().try_into().unwrap()
+}
+
 /// Makes the service's database, of the former version and with a history.
 pub fn make(service: &Service) {
     let mut database = Database::open(&service.state_dir().join("codex-image-service.db"));
