@@ -70,14 +70,14 @@ in
             description = "The Codex CLI.";
           };
           generated_dir = mkOption {
-            type = types.strMatching "/[^,[:space:]]+";
+            type = types.strMatching "/[^,%$;{}\"\\[:space:]]+";
             default = "${cfg.stateDir}/generated";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/generated"'';
             example = "/srv/pictures/generated";
             description = "The folder of the finished pictures, one of its own, on a local disk that is mounted at boot.";
           };
           codex_workdir = mkOption {
-            type = types.strMatching "/[^,[:space:]]+";
+            type = types.strMatching "/[^,%$;{}\"\\[:space:]]+";
             default = "${cfg.stateDir}/work";
             defaultText = lib.literalExpression ''"''${config.services.codex-image-service.stateDir}/work"'';
             example = "/srv/scratch/codex-image-work";
@@ -181,7 +181,7 @@ in
     '' "/run/secrets/codex-image-environment";
 
     stateDir = mkOption {
-      type = types.strMatching "/[^,[:space:]]+";
+      type = types.strMatching "/[^,%$;{}\"\\[:space:]]+";
       default = "/var/lib/codex-image-service";
       example = "/srv/pictures";
       description = ''
