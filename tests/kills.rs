@@ -494,6 +494,10 @@ fn killed_at(point: &Point, whole: bool) {
     let home = service.codex_home();
     let id = service.submit(&format!("a kite [fake once {}]", point.words));
     fake::wait_for_step(&home, point.step, 1);
+    if point.step == "pay" {
+        // It is noted before it is done.
+        wait_for("the payment", || (!fake::payments(&home).is_empty()).then_some(()));
+    }
     if whole {
         service.kill9_all();
     } else {
